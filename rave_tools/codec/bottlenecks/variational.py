@@ -1,0 +1,68 @@
+"""Gaussian bottleneck of a variational autoencoder (Kingma and Welling, arXiv 1312.6114)."""
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from rave_tools.contracts import Latent
+
+MINIMUM_STD = 1e-4
+
+
+class VariationalEncoder(nn.Module):
+    """A network that draws a diagonal Gaussian per frame, and the bottleneck that samples it.
+
+    Args:
+        encoder: network with ``n_out = 2``: mean and raw scale; the scale passes a softplus plus 1e-4.
+
+    The penalty ``kl`` is the divergence from a standard normal without its factor 1/2, summed over latents and averaged over
+    frames, as RAVE has it.
+    """
+
+    discrete = False
+
+    def __init__(self, encoder: nn.Module) -> None:
+        super().__init__()
+        if encoder.n_out != 2:
+            raise ValueError(f"a variational encoder needs a mean and a scale per latent: set its n_out to 2, not {encoder.n_out}")
+        self.encoder = encoder
+        self.hop = encoder.hop
+        self.latent_dim = encoder.latent_size
+        self.decoder_dim = encoder.latent_size
+        self.in_channels = encoder.in_channels
+
+    def forward(self, bands: Tensor) -> Tensor:
+        """Raw statistics: (B, C*M, N * hop) -> (B, 2D, N)."""
+        return self.encoder(bands)
+
+    def reparametrize(self, statistics: Tensor, noise: Tensor | None = None) -> Latent:
+        """Draw latents.
+
+        Args:
+            statistics: shape (B, 2D, N).
+            noise: standard normal draws of shape (B, D, N); zeros give the mean; None draws here.
+
+        Returns:
+            Latent with z of shape (B, D, N) and the penalty ``kl``.
+        """
+        mean, scale = statistics.float().chunk(2, 1)
+        std = F.softplus(scale) + MINIMUM_STD
+        if noise is None:
+            noise = torch.randn_like(mean)
+        variance = std * std
+        kl = (mean * mean + variance - torch.log(variance) - 1).sum(1).mean()
+        return Latent(noise * std + mean, penalties={"kl": kl})
+
+    def sample(self, statistics: Tensor, temperature: float = 1.0) -> Tensor:
+        """Latents as an export draws them, without the penalty: (B, 2D, N) -> (B, D, N); temperature 0 gives the mean."""
+        mean, scale = statistics.chunk(2, 1)
+        if temperature == 0:
+            return mean.clone()
+        return mean + torch.randn_like(mean) * (F.softplus(scale) + MINIMUM_STD) * temperature
+
+    def encode(self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
+        """Bands to a sample, or to the mean when deterministic: (B, C*M, N * hop) -> Latent."""
+        statistics = self.encoder(bands)
+        if deterministic:
+            noise = torch.zeros(1, 1, 1, device=statistics.device)
+        return self.reparametrize(statistics, noise)
