@@ -1,0 +1,92 @@
+"""The adversary: a discriminator with the two games played against it."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+
+from rave_tools.contracts import Features
+
+FeatureDistance = Callable[[Sequence[Features], Sequence[Features]], Tensor]
+
+
+class Adversary(nn.Module):
+    """A discriminator and both sides of its game, each side computing only what it needs.
+
+    A generator step needs no gradient for the discriminator's weights and none through the real branch; a
+    discriminator step needs none through the generator. Leaving these out halves the cost of a step.
+
+    Args:
+        discriminator: (B, C, T) -> one Features per scale.
+        discriminator_loss: (real logits, fake logits) -> scalar, summed over the scales.
+        generator_loss: (fake logits) -> scalar, summed over the scales.
+        feature_matching: (real features, fake features) -> scalar; None leaves that loss out.
+    """
+
+    def __init__(
+        self,
+        discriminator: nn.Module,
+        *,
+        discriminator_loss: Callable[[Tensor, Tensor], Tensor],
+        generator_loss: Callable[[Tensor], Tensor],
+        feature_matching: FeatureDistance | None = None,
+    ) -> None:
+        super().__init__()
+        self.discriminator = discriminator
+        self.discriminator_loss = discriminator_loss
+        self.generator_loss = generator_loss
+        self.feature_matching = feature_matching
+
+    def discriminator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """What the discriminator minimises, and its mean verdicts.
+
+        Args:
+            target: real audio. Shape (B, C, T).
+            estimate: generated audio, detached here whatever the caller did. Shape (B, C, T).
+
+        Returns:
+            `discriminator` (the loss), `score_real` and `score_fake` (detached, to be watched).
+        """
+        real = _in_float32(self.discriminator(target))
+        fake = _in_float32(self.discriminator(estimate.detach()))
+        loss = sum(self.discriminator_loss(r.logits, f.logits) for r, f in zip(real, fake, strict=True))
+        return {
+            "discriminator": loss,
+            "score_real": sum(r.logits.detach().mean() for r in real),
+            "score_fake": sum(f.logits.detach().mean() for f in fake),
+        }
+
+    def generator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """What the generator minimises because of the adversary: `adversarial` and `feature_matching`.
+
+        Args:
+            target: real audio. Shape (B, C, T).
+            estimate: generated audio, with its graph. Shape (B, C, T).
+        """
+        with _frozen(self.discriminator):
+            fake = _in_float32(self.discriminator(estimate))
+            losses = {"adversarial": sum(self.generator_loss(f.logits) for f in fake)}
+            if self.feature_matching is not None:
+                with torch.no_grad():
+                    real = _in_float32(self.discriminator(target))
+                losses["feature_matching"] = self.feature_matching(real, fake)
+        return losses
+
+
+@contextmanager
+def _frozen(module: nn.Module) -> Iterator[None]:
+    """Lets gradients pass through `module` without reaching its weights."""
+    learning = [parameter for parameter in module.parameters() if parameter.requires_grad]
+    for parameter in learning:
+        parameter.requires_grad_(False)
+    try:
+        yield
+    finally:
+        for parameter in learning:
+            parameter.requires_grad_(True)
+
+
+def _in_float32(features: Sequence[Features]) -> list[Features]:
+    """Losses are computed in float32 whatever the precision of the networks."""
+    return [Features(f.logits.float(), [m.float() for m in f.maps]) for f in features]
