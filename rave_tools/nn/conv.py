@@ -25,9 +25,6 @@ class WeightNormed:
     implementation and the checkpoints of the field have them; unlike that one, no hook, so a model can be copied and compiled.
     """
 
-    weight_g: nn.Parameter | None
-    weight_v: nn.Parameter | None
-
     def init_weight_norm(self, enabled: bool) -> None:
         """To be called once, after the layer's own constructor."""
         self.register_parameter("weight_g", None)
@@ -40,6 +37,7 @@ class WeightNormed:
 
     def kernel(self) -> Tensor:
         """The weight in use."""
+        # No annotation of weight_g: TorchScript must see None, and then it never compiles the second return.
         if self.weight_g is None:
             return self.weight
         return torch._weight_norm(self.weight_v, self.weight_g, 0)
@@ -99,13 +97,17 @@ class Conv1d(WeightNormed, cached.Conv1d, Streamable):
         self.memory.length = extent - ahead % stride
         return ahead // stride
 
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C', T / stride)."""
+    def convolve(self, x: Tensor) -> Tensor:
+        """The layer itself, for subclasses (TorchScript knows no super)."""
         if self.streaming:
             x = self.memory(x)
         else:
             x = F.pad(x, self.margins)
         return F.conv1d(x, self.kernel(), self.bias, self.stride, 0, self.dilation, self.groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C', T / stride)."""
+        return self.convolve(x)
 
 
 class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful):

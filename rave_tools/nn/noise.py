@@ -19,7 +19,8 @@ def amplitudes_to_impulse_response(amplitudes: Tensor, length: int) -> Tensor:
 
     Args:
         amplitudes: linear, from 0 Hz to Nyquist. Shape (..., bands).
-        length: of the response, in samples, at least 2 (bands - 1).
+        length: of the response, in samples. Below 2 (bands - 1) the response loses its end, as RAVE's own does (v2_small: 62
+            samples cut to 8), so weights trained there sound the same here.
 
     Returns:
         Circular responses centred on sample 0. Shape (..., length).
@@ -58,9 +59,11 @@ def synthesize_noise(amplitudes: Tensor, channels: int, samples: int) -> Tensor:
     Returns:
         Shape (B, channels, N * samples).
     """
-    batch, _, frames = amplitudes.shape
+    batch, rows, frames = amplitudes.shape
+    if batch == 0:
+        return torch.zeros(0, channels, frames * samples, dtype=amplitudes.dtype, device=amplitudes.device)
     amplitudes = shifted_power_sigmoid(amplitudes - 5).permute(0, 2, 1).float()
-    amplitudes = amplitudes.reshape(batch, frames, channels, -1)
+    amplitudes = amplitudes.reshape(batch, frames, channels, rows // channels)
     response = amplitudes_to_impulse_response(amplitudes, samples)
     noise = torch.rand_like(response) * 2 - 1
     return fft_convolve(noise, response).permute(0, 2, 1, 3).reshape(batch, channels, frames * samples)

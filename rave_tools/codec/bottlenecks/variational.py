@@ -26,6 +26,7 @@ class VariationalEncoder(nn.Module):
         if encoder.n_out != 2:
             raise ValueError(f"a variational encoder needs a mean and a scale per latent: set its n_out to 2, not {encoder.n_out}")
         self.encoder = encoder
+        self.minimum_std = MINIMUM_STD
         self.hop = encoder.hop
         self.latent_dim = encoder.latent_size
         self.decoder_dim = encoder.latent_size
@@ -46,7 +47,7 @@ class VariationalEncoder(nn.Module):
             Latent with z of shape (B, D, N) and the penalty ``kl``.
         """
         mean, scale = statistics.float().chunk(2, 1)
-        std = F.softplus(scale) + MINIMUM_STD
+        std = F.softplus(scale) + self.minimum_std
         if noise is None:
             noise = torch.randn_like(mean)
         variance = std * std
@@ -58,7 +59,7 @@ class VariationalEncoder(nn.Module):
         mean, scale = statistics.chunk(2, 1)
         if temperature == 0:
             return mean.clone()
-        return mean + torch.randn_like(mean) * (F.softplus(scale) + MINIMUM_STD) * temperature
+        return mean + torch.randn_like(mean) * (F.softplus(scale) + self.minimum_std) * temperature
 
     def encode(self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
         """Bands to a sample, or to the mean when deterministic: (B, C*M, N * hop) -> Latent."""

@@ -133,7 +133,7 @@ class _Loudness(Conv1d):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, 1, T)."""
-        return super().forward(x).repeat_interleave(self.stride[0], -1)
+        return self.convolve(x).repeat_interleave(self.stride[0], -1)
 
 
 class GeneratorV1(nn.Module, Streamable):

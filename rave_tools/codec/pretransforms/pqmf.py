@@ -99,15 +99,19 @@ class CachedPQMF(nn.Module):
         """(B, C, T) -> (B, C*M, T / M)."""
         if self.ratio == 1:
             return audio
-        bands = self.forward_flip(self.forward_conv(audio.reshape(-1, 1, audio.shape[-1])))
-        return bands.reshape(audio.shape[0], -1, bands.shape[-1])
+        # Explicit sizes: a block without rows (which resets a stream) leaves no room for a -1.
+        batch, channels, samples = audio.shape
+        bands = self.forward_flip(self.forward_conv(audio.reshape(batch * channels, 1, samples)))
+        return bands.reshape(batch, channels * self.ratio, bands.shape[-1])
 
     def decode(self, bands: Tensor) -> Tensor:
         """(B, C*M, N) -> (B, C, N * M)."""
         if self.ratio == 1:
             return bands
-        x = bands.reshape(-1, self.ratio, bands.shape[-1])
+        batch, rows, frames = bands.shape
+        channels = rows // self.ratio
+        x = bands.reshape(batch * channels, self.ratio, frames)
         x = self.inverse_conv(self.inverse_flip(x)) * self.ratio
         # Phase p of the output stands in row M - 1 - p: the polyphase split reversed time within a frame.
         x = x.flip(1).transpose(1, 2)
-        return x.reshape(bands.shape[0], -1, bands.shape[-1] * self.ratio)
+        return x.reshape(batch, channels, frames * self.ratio)
