@@ -1,0 +1,369 @@
+"""Write tests/fixtures/*.pt by running acids-rave 2.3.1 on small models; see tests/fixtures/README.md for what is in them.
+
+Run with a Python that can import `rave` (the PyPI package acids-rave 2.3.1), never as part of the tests:
+
+    python benchmarks/make_parity_fixtures.py tests/fixtures
+"""
+
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import gin
+import rave
+import torch
+from rave import core, discriminator, pqmf
+from torch import Tensor, nn
+
+TINY = {"CAPACITY": 4, "LATENT_SIZE": 8}
+RATIOS = {"v1": [4, 4, 4, 2], "v2": [4, 4, 4, 2], "v2_small": [4, 2, 2, 2]}
+DILATIONS = [[1, 3, 9], [1, 3, 9], [1, 3, 9], [1, 3]]
+
+
+def configure(configs: list[str], overrides: list[str]) -> None:
+    """Parse configurations afresh."""
+    gin.clear_config()
+    gin.parse_config_files_and_bindings(configs, overrides)
+
+
+def build(configs: list[str], overrides: list[str], channels: int) -> rave.RAVE:
+    """A model of the peer with lively weights: every length of a weight-normalised row and every bias is scaled at random."""
+    configure(configs, overrides)
+    torch.manual_seed(0)
+    model = rave.RAVE(n_channels=channels)
+    enliven(model)
+    return model
+
+
+def enliven(model: nn.Module) -> None:
+    """Make weights differ from their initial form, so that parity proves more than the initialisation."""
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if name.startswith("pqmf."):
+                continue
+            factor = torch.rand(parameter.shape, generator=generator)
+            parameter.mul_(0.8 + 0.9 * factor if name.endswith("weight_g") else 0.9 + 0.2 * factor)
+        for name, buffer in model.named_buffers():
+            if name.endswith("running_mean"):
+                buffer.copy_(0.1 * torch.randn(buffer.shape, generator=generator))
+            if name.endswith("running_var"):
+                buffer.copy_(0.5 + torch.rand(buffer.shape, generator=generator))
+
+
+@contextmanager
+def recorded_noise() -> Iterator[list[Tensor]]:
+    """Collect what torch.rand_like and torch.randn_like returned, in order."""
+    drawn: list[Tensor] = []
+
+    def record(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        def recording(*args: Any, **kwargs: Any) -> Tensor:
+            value = function(*args, **kwargs)
+            drawn.append(value.detach().clone())
+            return value
+
+        return recording
+
+    uniform, normal = torch.rand_like, torch.randn_like
+    torch.rand_like, torch.randn_like = record(uniform), record(normal)
+    try:
+        yield drawn
+    finally:
+        torch.rand_like, torch.randn_like = uniform, normal
+
+
+def sound(batch: int, channels: int, length: int, seed: int = 2) -> Tensor:
+    """A chord in noise, representable in half precision."""
+    generator = torch.Generator().manual_seed(seed)
+    time = torch.arange(length) / 44100
+    frequency = 80 * 2 ** (5 * torch.rand(batch, channels, 4, 1, generator=generator))
+    chord = torch.sin(2 * torch.pi * frequency * time).sum(2) / 8
+    noise = 0.02 * torch.randn(batch, channels, length, generator=generator)
+    return (chord + noise).half().float()
+
+
+def state(module: nn.Module, *without: str) -> dict[str, Tensor]:
+    """A copy of a state dict without the keys that start with one of the given prefixes."""
+    return {k: v.detach().clone() for k, v in module.state_dict().items() if not k.startswith(without)}
+
+
+@torch.no_grad()
+def make_pqmf(bands: int) -> dict[str, Any]:
+    """Filters, analysis and synthesis, centred and causal."""
+    out: dict[str, Any] = {"attenuation": 100, "n_band": bands, "x": sound(2, 1, 4096)}
+    torch.manual_seed(3)
+    out["random_bands"] = torch.randn(2, bands, 4096 // bands)
+    for padding in ("centered", "causal"):
+        configure(["v1.gin"] + ["causal.gin"] * (padding == "causal"), [f"N_BAND = {bands}"])
+        bank = gin.get_configurable(pqmf.CachedPQMF)()
+        analysed = bank(out["x"])
+        out["state"] = state(bank)
+        out[padding] = {
+            "bands": analysed,
+            "reconstruction": bank.inverse(analysed),
+            "synthesis": bank.inverse(out["random_bands"]),
+        }
+    return out
+
+
+@torch.no_grad()
+def make_model(name: str, *, channels: int = 1, mixins: tuple[str, ...] = ()) -> dict[str, Any]:
+    """A whole model stage by stage: bands, encoder, reparametrisation, decoder, audio."""
+    overrides = [f"{k} = {v}" for k, v in TINY.items()]
+    if name == "v2_small" or "noise.gin" in mixins:
+        overrides.append("blocks.NoiseGeneratorV2.hidden_size = 8")
+    out: dict[str, Any] = {
+        "config": name,
+        "mixins": list(mixins),
+        "overrides": overrides,
+        "channels": channels,
+        "ratios": RATIOS[name],
+        "dilations": DILATIONS,
+        "x": sound(2 // channels, channels, 2048 if name == "v2_small" else 4096),
+    }
+    for padding in ("centered", "causal"):
+        configs = [f"{name}.gin", *mixins] + ["causal.gin"] * (padding == "causal")
+        model = build(configs, overrides, channels).eval()
+        if "state" in out:
+            model.load_state_dict(out["state"], strict=False)
+        out["state"] = state(model, "pqmf.", "discriminator.", "audio_distance.", "multiband_audio_distance.")
+        out["every_key"] = list(model.state_dict())
+        out[padding] = stages(model, out["x"], is_v1=name == "v1")
+    return out
+
+
+def stages(model: rave.RAVE, x: Tensor, *, is_v1: bool) -> dict[str, Any]:
+    """What each part of a model gives."""
+    result: dict[str, Any] = {}
+    encoded, bands = model.encode(x, return_mb=True)
+    torch.manual_seed(4)
+    with recorded_noise() as gaussian:
+        z, kl = model.encoder.reparametrize(encoded)
+    result.update(bands=bands, encoded=encoded, gaussian=gaussian[0], z=z, kl=kl)
+    with recorded_noise() as uniform:
+        decoded = model.decoder(z)
+    result.update(decoded_bands=decoded, uniform=uniform[0] if uniform else None)
+    torch.manual_seed(5)
+    with recorded_noise() as uniform:
+        result["audio"] = model.decode(z)
+    result["audio_uniform"] = uniform[0] if uniform else None
+    if is_v1:
+        model.decoder.set_warmed_up(True)
+        with recorded_noise() as uniform:
+            result["decoded_bands_with_noise"] = model.decoder(z)
+        result["uniform_with_noise"] = uniform[0]
+        model.encoder.train()
+        result["encoded_in_training"] = model.encoder(bands)
+    return result
+
+
+@torch.no_grad()
+def make_discriminators() -> dict[str, Any]:
+    """Scores and feature maps; the last entry of every scale is the verdict."""
+    overrides = [
+        "CAPACITY = 4",
+        "discriminator.MultiScaleSpectralDiscriminator1d.scales = [128, 64]",
+        "discriminator.MultiPeriodDiscriminator.periods = [2, 3, 5]",
+    ]
+    spectral = [
+        "discriminator.MultiScaleSpectralDiscriminator.scales = [64]",
+        "discriminator.EncodecConvNet.capacity = 4",
+    ]
+    cases = {
+        "multi_scale": (discriminator.MultiScaleDiscriminator, 1),
+        "multi_scale_stereo": (discriminator.MultiScaleDiscriminator, 2),
+        "multi_period": (discriminator.MultiPeriodDiscriminator, 1),
+        "multi_period_stereo": (discriminator.MultiPeriodDiscriminator, 2),
+        "spectral_1d": (discriminator.MultiScaleSpectralDiscriminator1d, 1),
+        "spectral_2d": (discriminator.MultiScaleSpectralDiscriminator, 1),
+        "combined": (discriminator.CombineDiscriminators, 1),
+    }
+    out: dict[str, Any] = {"capacity": 4, "spectral_1d_scales": [128, 64], "periods": [2, 3, 5], "spectral_2d_scales": [64]}
+    for name, (cls, channels) in cases.items():
+        if name == "spectral_2d":
+            configure(["v2.gin", "spectral_discriminator.gin"], overrides + spectral)
+        else:
+            configure(["v2.gin"], overrides)
+        torch.manual_seed(6)
+        model = gin.get_configurable(cls)(n_channels=channels)
+        enliven(model)
+        x = sound(2, channels, 509 if name == "spectral_2d" else 1021)
+        features = [[f.clone() for f in scale] for scale in model(x)]
+        out[name] = {"state": state(model), "x": x, "features": features}
+    return out
+
+
+def with_gradient(function: Callable[[Tensor, Tensor], Any], target: Tensor, estimate: Tensor) -> dict[str, Any]:
+    """Named values, and the gradient of their sum with respect to the estimate."""
+    estimate = estimate.clone().requires_grad_()
+    values = function(target, estimate)
+    if not isinstance(values, dict):
+        values = {"value": values}
+    sum(values.values()).backward()
+    return {"values": {k: v.detach() for k, v in values.items()}, "gradient": estimate.grad}
+
+
+def make_losses() -> dict[str, Any]:
+    """Distances and adversarial losses with their gradients."""
+    target, estimate = sound(1, 2, 5000), sound(1, 2, 5000, seed=7)
+    out: dict[str, Any] = {"target": target, "estimate": estimate, "sample_rate": 44100}
+    scales = [2048, 1024, 512, 256, 128]
+
+    def stft(**options: Any) -> Callable[[], nn.Module]:
+        return lambda: core.MultiScaleSTFT(scales=scales, sample_rate=44100, **options)
+
+    out["audio_distance"] = with_gradient(core.AudioDistanceV1(stft(), 1e-7), target, estimate)
+    out["audio_distance_normalized"] = with_gradient(core.AudioDistanceV1(stft(normalized=True), 1e-5), target, estimate)
+    phase = core.WeightedInstantaneousSpectralDistance(stft(magnitude=False), weighted=True)
+    out["phase_distance"] = with_gradient(phase, target, estimate)
+
+    def spectral(n_fft: int) -> nn.Module:
+        return core.SpectralDistance(n_fft, 44100, ("L1", "L2"), 1, True, mel=32)
+
+    out["encodec_distance"] = with_gradient(core.EncodecAudioDistance([2048, 512], spectral), target, estimate)
+    for norm in ("L1", "L2"):
+        for relative in (False, True):
+
+            def difference(x: Tensor, y: Tensor, norm: str = norm, relative: bool = relative) -> Tensor:
+                return core.mean_difference(x, y, norm, relative)
+
+            out[f"mean_difference_{norm}_{'relative' if relative else 'absolute'}"] = with_gradient(difference, target, estimate)
+    mel = core.MelScale(44100, 1024, 80).mel
+    out["mel_44100_1024_80"] = mel
+    out["adversarial"] = {}
+    torch.manual_seed(8)
+    real, fake = 2 * torch.randn(3, 1, 40), 2 * torch.randn(3, 1, 40)
+    out["score_real"], out["score_fake"] = real, fake
+    for name, function in {"hinge": core.hinge_gan, "least_squares": core.ls_gan, "nonsaturating": core.nonsaturating_gan}.items():
+        r, f = real.clone().requires_grad_(), fake.clone().requires_grad_()
+        dis, gen = function(r, f)
+        (gradient_gen,) = torch.autograd.grad(gen, f, retain_graph=True)
+        gradients_dis = torch.autograd.grad(dis, [r, f])
+        out["adversarial"][name] = {
+            "discriminator": dis.detach(),
+            "generator": gen.detach(),
+            "generator_gradient": gradient_gen,
+            "discriminator_gradients": list(gradients_dis),
+        }
+    return out
+
+
+class Recorder:
+    """Stands in for Lightning around the peer's training step."""
+
+    def __init__(self, model: rave.RAVE) -> None:
+        generator, critic = model.configure_optimizers()
+        self.optimizers = (generator["optimizer"], critic["optimizer"])
+        self.scheduler = generator["lr_scheduler"]["scheduler"]
+        self.logged: dict[str, Tensor] = {}
+        model.optimizers = lambda: self.optimizers
+        model.log = lambda name, value, **_: self.logged.__setitem__(name, torch.as_tensor(value).detach().clone())
+        model.log_dict = lambda values, **_: [model.log(k, v) for k, v in values.items()]
+
+
+def make_training(*, adversarial: bool) -> dict[str, Any]:
+    """Three consecutive updates of the peer, Lightning replaced by the loop it would run."""
+    overrides = [
+        "CAPACITY = 4",
+        "LATENT_SIZE = 8",
+        "PHASE_1_DURATION = 10",
+        "discriminator.MultiPeriodDiscriminator.periods = [2, 3]",
+        "discriminator.MultiScaleDiscriminator.n_discriminators = 2",
+        "BetaWarmupCallback.warmup_len = 6",
+    ]
+    model = build(["v2.gin"], overrides, 1).train()
+    length, field = 40960, (3000, 2500)
+    model.receptive_field[:] = torch.tensor(field)
+    model.warmed_up = adversarial
+    callback = rave.BetaWarmupCallback()
+    recorder = Recorder(model)
+    watched = ["encoder.encoder.net.0.weight_v", "decoder.net.0.weight_v", "decoder.net.2.weight_g",
+               "discriminator.discriminators.1.layers.0.net.0.weight_v"]  # fmt: skip
+    hidden = ("pqmf.", "audio_distance.", "multiband_audio_distance.", "receptive_field")
+    out: dict[str, Any] = {"overrides": overrides, "receptive_field": list(field), "initial": state(model, *hidden), "steps": []}
+    out["x"] = sound(2, 1, length).half()
+    parameters = dict(model.named_parameters())
+    for index in range(3):
+        callback.on_train_batch_start(None, model, None, index)
+        recorder.logged = {}
+        rate = recorder.optimizers[0].param_groups[0]["lr"]
+        for parameter in parameters.values():
+            parameter.grad = None
+        torch.manual_seed(100 + index)
+        with recorded_noise() as gaussian:
+            model.training_step(out["x"].float().roll(index * 1000, -1), index)
+        is_critic = adversarial and index % model.update_discriminator_every == 0
+        out["steps"].append({
+            "gaussian": gaussian[0],
+            "learning_rate": rate,
+            "updates": "discriminator" if is_critic else "generator",
+            "logged": dict(recorder.logged),
+            "gradients": {k: parameters[k].grad.clone() for k in watched
+                          if parameters[k].grad is not None and k.startswith("discriminator") == is_critic},
+        })  # fmt: skip
+        recorder.scheduler.step()
+    out["final"] = state(model, *hidden)
+    out["weights"] = dict(model.weights)
+    return out
+
+
+def make_schedules() -> dict[str, Any]:
+    """Values of beta and of the learning rate by training batch."""
+    out: dict[str, Any] = {}
+    for name, kwargs in {
+        "logarithmic": {"initial_value": 1e-6, "target_value": 5e-2, "warmup_len": 20},
+        "linear": {"initial_value": 0.1, "target_value": 0.5, "warmup_len": 20, "log": False},
+    }.items():
+        gin.clear_config()
+        callback, model = rave.BetaWarmupCallback(**kwargs), nn.Module()
+        betas = []
+        for index in range(25):
+            callback.on_train_batch_start(None, model, None, index)
+            betas.append(float(model.beta_factor))
+        out[f"beta_{name}"] = {"arguments": kwargs, "beta": betas}
+    optimizer = torch.optim.Adam([nn.Parameter(torch.zeros(1))], 1e-3)
+    scheduler = torch.optim.lr_scheduler.LinearLR(optimizer, start_factor=1.0, end_factor=0.1, total_iters=20)
+    rates = []
+    for _ in range(25):
+        rates.append(optimizer.param_groups[0]["lr"])
+        optimizer.step()
+        scheduler.step()
+    out["learning_rate"] = {"phase_1_duration": 20, "learning_rate": rates}
+    return out
+
+
+def compact(value: Any) -> Any:
+    """Nested values with every tensor in storage of its own, so that a view does not drag its base into the file."""
+    if isinstance(value, Tensor):
+        return value.detach().clone(memory_format=torch.contiguous_format)
+    if isinstance(value, dict):
+        return {k: compact(v) for k, v in value.items()}
+    return [compact(v) for v in value] if isinstance(value, list) else value
+
+
+def main(folder: Path) -> None:
+    """Write every fixture."""
+    torch.set_num_threads(1)
+    makers: dict[str, Callable[[], dict[str, Any]]] = {
+        "pqmf_16": lambda: make_pqmf(16),
+        "pqmf_4": lambda: make_pqmf(4),
+        "rave_v1": lambda: make_model("v1"),
+        "rave_v2": lambda: make_model("v2"),
+        "rave_v2_small": lambda: make_model("v2_small"),
+        "rave_v2_noise_stereo": lambda: make_model("v2", channels=2, mixins=("noise.gin",)),
+        "discriminators": make_discriminators,
+        "losses": make_losses,
+        "training_phase_1": lambda: make_training(adversarial=False),
+        "training_phase_2": lambda: make_training(adversarial=True),
+        "schedules": make_schedules,
+    }
+    for name, make in makers.items():
+        path = folder / f"{name}.pt"
+        torch.save(compact(make()), path)
+        sys.stdout.write(f"{path} {path.stat().st_size // 1024} KiB\n")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
