@@ -88,8 +88,10 @@ class Autoencoder(nn.Module, Streamable):
     def receptive_field(self) -> tuple[int, int]:
         """Samples to the left and to the right of an output sample that can change it, measured by its gradient.
 
+        Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop further.
+
         Returns:
-            (left, right) in samples.
+            (left, right) in samples, neither negative.
         """
         was_training = self.training
         self.eval()
@@ -99,7 +101,7 @@ class Autoencoder(nn.Module, Streamable):
                 gradient = self._gradient_at_centre(half)
                 if not (gradient[0] or gradient[-1]):
                     used = torch.nonzero(gradient).flatten()
-                    return half - int(used[0]), int(used[-1]) - half + 1
+                    return max(0, half - int(used[0])), max(0, int(used[-1]) - half + 1)
                 half *= 2
         finally:
             self.train(was_training)

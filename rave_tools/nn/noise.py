@@ -62,7 +62,9 @@ def synthesize_noise(amplitudes: Tensor, channels: int, samples: int) -> Tensor:
     batch, rows, frames = amplitudes.shape
     if batch == 0:
         return torch.zeros(0, channels, frames * samples, dtype=amplitudes.dtype, device=amplitudes.device)
-    amplitudes = shifted_power_sigmoid(amplitudes - 5).permute(0, 2, 1).float()
+    if amplitudes.dtype == torch.float16 or amplitudes.dtype == torch.bfloat16:
+        amplitudes = amplitudes.float()
+    amplitudes = shifted_power_sigmoid(amplitudes - 5).permute(0, 2, 1)
     amplitudes = amplitudes.reshape(batch, frames, channels, rows // channels)
     response = amplitudes_to_impulse_response(amplitudes, samples)
     noise = torch.rand_like(response) * 2 - 1

@@ -17,6 +17,18 @@ def readable_count(count: int) -> str:
     return str(count)
 
 
+def readable_time(seconds: float) -> str:
+    """90061 -> '1 d 1 h', 125 -> '2 min 5 s': the two largest units."""
+    parts = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        if (count := int(seconds // size)) or (unit == "s" and not parts):
+            parts.append(f"{count} {unit}")
+            seconds -= count * size
+        elif parts:
+            break
+    return " ".join(parts[:2])
+
+
 def components(wrapper: AutoencoderTrainingWrapper) -> list[tuple[str, nn.Module]]:
     """(title, module) of each part that a person would name, in the order in which audio meets them."""
     parts = [(_title(name), module) for name, module in wrapper.codec.named_children()]

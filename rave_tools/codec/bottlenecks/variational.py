@@ -46,7 +46,9 @@ class VariationalEncoder(nn.Module):
         Returns:
             Latent with z of shape (B, D, N) and the penalty ``kl``.
         """
-        mean, scale = statistics.float().chunk(2, 1)
+        if statistics.dtype in (torch.float16, torch.bfloat16):
+            statistics = statistics.float()
+        mean, scale = statistics.chunk(2, 1)
         std = F.softplus(scale) + self.minimum_std
         if noise is None:
             noise = torch.randn_like(mean)
