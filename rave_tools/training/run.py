@@ -1,0 +1,258 @@
+"""The one entrance of training: everything that a run needs comes in through these arguments."""
+
+import logging
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, Trainer
+from torch import Tensor
+
+from rave_tools.data.datamodule import AudioDataModule
+from rave_tools.errors import UserError
+from rave_tools.runs import RunDirectory
+from rave_tools.training import summary
+from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
+from rave_tools.training.cadence import NEVER, Cadence, Interrupts
+from rave_tools.training.checkpoints import Checkpoints, Resume, restore_weights
+from rave_tools.training.ema import EMA
+from rave_tools.training.estimate import Estimating
+from rave_tools.training.monitor import Monitor
+from rave_tools.training.parallel import GradientAveraging
+from rave_tools.training.progress import Progress
+from rave_tools.training.tensorboard import TensorBoard
+
+SMOKE_STEPS = 2
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a run ended.
+
+    Attributes:
+        step: generator updates made.
+        best: best validation distance.
+        skipped: updates left out because a gradient was not finite.
+    """
+
+    step: int
+    best: float
+    skipped: int
+
+
+def train(
+    *,
+    wrapper: AutoencoderTrainingWrapper,
+    data: AudioDataModule,
+    run: RunDirectory,
+    config_text: str,
+    max_steps: int = 6_000_000,
+    val_every: int = 10_000,
+    save_every: int = 500_000,
+    save_minutes: float = 10.0,
+    log_every: int = 50,
+    ema: float | None = None,
+    precision: str = "32",
+    accelerator: str = "auto",
+    devices: int | list[int] = 1,
+    accumulate: int = 1,
+    compile: bool = False,
+    resume: Mapping[str, Any] | None = None,
+    estimate: bool = True,
+    progress: bool = True,
+    smoke_test: bool = False,
+    listen: Callable[[Tensor], Tensor] | None = None,
+    report: Callable[[str], None] = logging.getLogger(__name__).info,
+    callbacks: Sequence[Callback] = (),
+) -> Outcome:
+    """Trains until the generator has made `max_steps` updates.
+
+    Args:
+        wrapper: model, losses, adversary and optimisers.
+        data: batches, fixed validation segments.
+        run: folder for checkpoints and events.
+        config_text: effective configuration, saved with every checkpoint.
+        max_steps: generator updates in all, those before a resume included.
+        val_every: generator updates between validations; a short run is validated early as well.
+        save_every: generator updates between checkpoints that are kept.
+        save_minutes: longest time without a checkpoint.
+        log_every: generator updates between two readings of the losses.
+        ema: weight of the past in an average of the generator's weights; None keeps no average.
+        precision: ``32``, ``bf16-mixed`` or ``16-mixed``.
+        accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
+        devices: how many, or which.
+        accumulate: batches whose gradients make one update.
+        compile: whether encoder, decoder and discriminator go through torch.compile.
+        resume: contents of the checkpoint to go on from.
+        estimate: whether to measure memory and time of all phases first.
+        progress: whether to draw a bar; plain lines otherwise.
+        smoke_test: only a few updates, to see whether everything works.
+        listen: undoes what was done to the signal before it is heard.
+        report: takes what the run has to say, line by line.
+        callbacks: further Lightning callbacks.
+
+    Returns:
+        How it ended.
+
+    Raises:
+        TrainingStopped: a signal ended it; a checkpoint was written.
+        UserError: something outside is wrong (memory, disk, a checkpoint of another model, diverging losses).
+    """
+    wrapper.accumulate = accumulate
+    if resume is not None:
+        restore_weights(wrapper, resume)
+    step = wrapper.counters.generator_updates
+    if smoke_test:
+        max_steps, val_every, save_every = step + SMOKE_STEPS, 1, NEVER
+    if step >= max_steps:
+        raise UserError(f"the run has already made {step} updates and --max_steps is {max_steps}; raise --max_steps")
+    data.start_batch = wrapper.counters.batches
+    wrapper.measure_receptive_field()
+    _introduce(wrapper, data, resume is not None, report)
+    if compile:
+        compile_networks(wrapper)
+    facts = dict((resume or {}).get("rave_tools", {}))
+    average = _average(ema, resume)
+    bar = Progress(schedule=wrapper.schedule, max_steps=max_steps, step=step, report=report, bar=progress)
+    checkpoints = Checkpoints(
+        run.save_checkpoint,
+        save_every=save_every,
+        report=bar.line,
+        config_text=config_text,
+        ema=average,
+        minutes=save_minutes,
+        best=float(facts.get("best_distance", float("inf"))),
+    )
+    trainer = _trainer(
+        precision=precision,
+        accelerator=accelerator,
+        devices=devices,
+        root=str(run.path),
+        callbacks=[
+            *([average] if average is not None else []),
+            *([Resume(resume)] if resume is not None else []),
+            *_estimating(estimate, max_steps, bar, compile),
+            Cadence(val_every=val_every, max_steps=max_steps),
+            checkpoints,
+            Interrupts(checkpoints.save_last, bar.line),
+            *callbacks,
+        ],
+    )
+    displays = []
+    if trainer.is_global_zero:
+        board = TensorBoard(
+            run.path, sample_rate=wrapper.codec.sample_rate, config_text=config_text, purge_step=step, listen=listen
+        )
+        displays = [board, bar]
+    trainer.callbacks.append(Monitor(displays, every=log_every, waited=lambda: data.waited))
+    with _quiet(), _clear_memory_errors(wrapper):
+        trainer.fit(wrapper, datamodule=data)
+    return Outcome(wrapper.counters.generator_updates, checkpoints.best, wrapper.counters.skipped)
+
+
+def _introduce(
+    wrapper: AutoencoderTrainingWrapper, data: AudioDataModule, resuming: bool, report: Callable[[str], None]
+) -> None:
+    """What is about to be trained, on what, and from where."""
+    lines = [*data.describe(), *summary.table(wrapper).splitlines(), ""]
+    lines.append(summary.receptive_field_report(wrapper, data.n_signal))
+    if resuming:
+        phase = wrapper.phase
+        step = wrapper.counters.generator_updates
+        lines.append(f"resuming at step {step}, phase {phase.number} ({phase.name})")
+    for line in lines:
+        report(line)
+
+
+def _average(factor: float | None, resume: Mapping[str, Any] | None) -> EMA | None:
+    """The averaged weights; a resumed run goes on averaging when its checkpoint did."""
+    if factor is None:
+        return None
+    average = EMA(factor)
+    if resume is not None and resume.get("ema"):
+        average.restore(dict(resume["ema"]))
+    return average
+
+
+def _estimating(wanted: bool, max_steps: int, bar: Progress, compiled: bool) -> list[Callback]:
+    if not wanted:
+        return []
+
+    def receive(found: Any) -> None:
+        bar.estimate = found
+
+    return [Estimating(max_steps=max_steps, tell=bar.line, receive=receive, compiled=compiled)]
+
+
+def compile_networks(wrapper: AutoencoderTrainingWrapper, **options: Any) -> None:
+    """Compiles encoder, decoder and discriminator in place: names in the checkpoint stay as they are.
+
+    Args:
+        wrapper: whose networks.
+        options: of torch.compile.
+    """
+    encoder = wrapper.codec.encoder
+    networks = [getattr(encoder, "encoder", encoder), wrapper.codec.decoder]
+    if wrapper.adversary is not None:
+        networks.append(wrapper.adversary.discriminator)
+    for network in networks:
+        network.compile(**options)
+
+
+def _trainer(
+    *, precision: str, accelerator: str, devices: int | list[int], root: str, callbacks: list[Callback]
+) -> Trainer:
+    """Lightning for devices, processes and precision; the rest of its services is done here in the open."""
+    count = devices if isinstance(devices, int) else len(devices)
+    several = count != 1
+    with _quiet():
+        return Trainer(
+            accelerator="gpu" if accelerator == "cuda" else accelerator,
+            devices=devices,
+            strategy=GradientAveraging() if several else "auto",
+            sync_batchnorm=several and torch.cuda.is_available(),
+            precision="32-true" if precision == "32" else precision,
+            callbacks=callbacks,
+            default_root_dir=root,
+            max_epochs=-1,
+            val_check_interval=NEVER,
+            check_val_every_n_epoch=None,
+            num_sanity_val_steps=0,
+            logger=False,
+            enable_checkpointing=False,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            use_distributed_sampler=False,
+            inference_mode=False,
+            benchmark=torch.cuda.is_available(),
+        )
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Leaves out Lightning's hints, which speak of services that are not used here."""
+    logger = logging.getLogger("lightning.pytorch")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", module=r"lightning\..*")
+            yield
+    finally:
+        logger.setLevel(level)
+
+
+@contextmanager
+def _clear_memory_errors(wrapper: AutoencoderTrainingWrapper) -> Iterator[None]:
+    """Says what to do when the device has no memory left."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise UserError(
+            f"out of memory on {wrapper.device} in phase {wrapper.phase.number} at step "
+            f"{wrapper.counters.generator_updates}: lower --batch (and raise --accumulate as much), lower --n_signal, or "
+            "train with --precision bf16-mixed"
+        ) from error
