@@ -1,0 +1,483 @@
+"""Configurations: find the files, read them, say what is wrong with them, build what they describe.
+
+The only module that knows gin. A configuration is parsed here statement by statement, so that every error names its file
+and line and the nearest valid name; the result is handed to gin as one text, and gin injects it.
+
+    config = load(["v2", "causal"], ["CAPACITY = 32"])
+    codec = config.build("CODEC")
+    config.call(run.train, db_path="db")
+"""
+
+import copy
+import io
+import tokenize
+import warnings
+from collections.abc import Callable, Collection, Iterator, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import gin
+from gin import config_parser
+
+from . import config_files, config_graph, migrations
+from .config_values import (
+    MACRO,
+    Binding,
+    Key,
+    Macro,
+    Origin,
+    Reference,
+    Target,
+    did_you_mean,
+    import_module,
+    is_literal,
+    leaves,
+    map_leaves,
+    parameters_of,
+    resolve,
+    write,
+)
+from .errors import ConfigError, UserError
+
+__all__ = ["Config", "ConfigError", "differences", "load"]
+
+OVERRIDE = "--override"
+DYNAMIC = "__gin__.dynamic_registration"
+
+
+def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | None = None,
+         text_name: str = "the run's config.gin") -> "Config":
+    """Read configurations; nothing is built.
+
+    Args:
+        names: files in order, each over the ones before; bare names are searched for.
+        overrides: gin statements applied last, as ``CAPACITY = 32``.
+        text: a saved configuration to start from, as a run keeps it.
+        text_name: what to call that text in errors.
+
+    Raises:
+        ConfigError: a file, a module, a class, a parameter or a macro is unknown, or the syntax is wrong.
+    """
+    reader = _Reader()
+    if text is not None:
+        reader.read_text(text, text_name, "saved")
+    for name in names:
+        reader.read_file(config_files.find(name))
+    for override in overrides:
+        reader.read_override(override)
+    config = Config(reader.bindings, reader.stages)
+    config.check_macros()
+    return config
+
+
+class _Raw(config_parser.ParserDelegate):
+    """Keeps references as plain data; they are resolved when the statement's place is known."""
+
+    def configurable_reference(self, scoped_configurable_name: str, evaluate: bool) -> Reference:
+        *scopes, selector = scoped_configurable_name.split("/")
+        return Reference(tuple(scopes), selector, evaluate)
+
+    def macro(self, macro_name: str) -> Macro:
+        return Macro(macro_name)
+
+
+def _statements(text: str, name: str, kind: str) -> Iterator[Any]:
+    """gin's statements in a text; syntax errors become one line."""
+    last = Origin(name, 1, kind)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", SyntaxWarning)
+            for statement in config_parser.ConfigParser(io.StringIO(text), _Raw()):
+                if hasattr(statement, "location"):
+                    last = Origin(name, statement.location.line_num, kind)
+                yield statement
+    except (SyntaxError, tokenize.TokenError) as error:
+        line = getattr(error, "lineno", None) or last.line
+        message = str(error.args[0]).splitlines()[0]
+        source = text.splitlines()[line - 1].strip() if line <= len(text.splitlines()) else ""
+        if "malformed" in message or "Unable to parse value" in message:
+            message = "the value cannot be read; write text in quotes, references as @module.Name, macros as %NAME"
+        raise ConfigError(f"{Origin(name, line, kind)}: {message.rstrip('.')}: {source}") from error
+
+
+class _Reader:
+    """Collects bindings from files in order, and what was bound at the end of every file."""
+
+    def __init__(self) -> None:
+        self.bindings: dict[Key, Binding] = {}
+        self.stages: list[tuple[str, dict[Key, Binding]]] = []
+        self._open: list[Path] = []
+        self._imported: dict[str, dict[str, ModuleType]] = {}
+        self._canonical: dict[int, Target] = {}
+
+    def read_file(self, path: Path) -> None:
+        """Read a file, and those it includes at the places where it includes them."""
+        path = path.resolve()
+        if path in self._open:
+            chain = " -> ".join(config_files.shown(item) for item in [*self._open, path])
+            raise ConfigError(f"configurations include each other: {chain}")
+        try:
+            text = path.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} cannot be read: {error}") from error
+        self._open.append(path)
+        self.read_text(text, config_files.shown(path), "shipped" if config_files.is_shipped(path) else "file", path.parent)
+        self._open.pop()
+
+    def read_text(self, text: str, name: str, kind: str, folder: Path | None = None) -> None:
+        """Read statements that bring their own imports."""
+        table: dict[str, ModuleType] = {}
+        dynamic = False
+        for statement in _statements(text, name, kind):
+            if isinstance(statement, config_parser.BlockDeclaration):
+                continue
+            origin = Origin(name, statement.location.line_num, kind)
+            try:
+                if isinstance(statement, config_parser.IncludeStatement):
+                    self.read_file(config_files.find(statement.filename, folder))
+                elif isinstance(statement, config_parser.ImportStatement):
+                    if statement.module == DYNAMIC:
+                        dynamic = True
+                    elif not dynamic:
+                        raise ConfigError("begin the file with: from __gin__ import dynamic_registration")
+                    else:
+                        self._import(statement, table)
+                else:
+                    self._bind(statement, table, origin)
+            except _Located:
+                raise
+            except ConfigError as error:
+                raise _Located(f"{origin}: {error}") from error
+        self.stages.append((name, dict(self.bindings)))
+
+    def read_override(self, text: str) -> None:
+        """Read statements that use the imports of everything read so far."""
+        name = f"{OVERRIDE} {text!r}"
+        found = False
+        for statement in _statements(text, name, "override"):
+            found = True
+            if not isinstance(statement, config_parser.BindingStatement):
+                if isinstance(statement, config_parser.BlockDeclaration):
+                    continue
+                raise ConfigError(f"{name}: only bindings, NAME = value or module.Class.parameter = value, "
+                                  "can be overridden; give files with --config.")
+            try:
+                self._bind(statement, None, Origin(name, statement.location.line_num, "override"))
+            except ConfigError as error:
+                raise ConfigError(f"{name}: {error}") from error
+        if not found:
+            raise ConfigError(f"{name}: empty; write NAME = value or module.Class.parameter = value.")
+
+    def _import(self, statement: config_parser.ImportStatement, table: dict[str, ModuleType]) -> None:
+        name = migrations.rename_module(statement.module)
+        module = import_module(name)
+        bound = statement.bound_name()
+        if not statement.is_from and not statement.alias:
+            module = import_module(name.partition(".")[0])
+        table[bound] = module
+        self._imported.setdefault(bound, {})[module.__name__] = module
+
+    def _bind(self, statement: config_parser.BindingStatement, table: dict[str, ModuleType] | None,
+              origin: Origin) -> None:
+        value = map_leaves(lambda leaf: self._resolved(leaf, table), statement.value)
+        if not statement.arg_name:
+            macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
+            key = Key(migrations.rename_binding(macro), MACRO, "value")
+        else:
+            target = self._find(statement.selector, table)
+            name = migrations.rename_binding(f"{target.selector}.{statement.arg_name}").rpartition(".")[2]
+            if target == MACRO:
+                name = "value"
+            self._check_parameter(target, name)
+            key = Key(statement.scope, target, name)
+        # A value written again takes its place in the order anew, as gin's last writer wins.
+        self.bindings.pop(key, None)
+        self.bindings[key] = Binding(key, value, origin)
+
+    def _check_parameter(self, target: Target, name: str) -> None:
+        parameters = parameters_of(target.object) if target.object is not None else None
+        if parameters is not None and name not in parameters:
+            known = ", ".join(parameters) or "none"
+            hint = did_you_mean(name, parameters) or f" It takes: {known}."
+            raise ConfigError(f"{target.selector} has no parameter '{name}'.{hint}")
+
+    def _resolved(self, leaf: Any, table: dict[str, ModuleType] | None) -> Any:
+        if not isinstance(leaf, Reference):
+            return leaf
+        target = self._find(leaf.selector, table)
+        return Reference(leaf.scopes, target.selector, leaf.evaluate, target)
+
+    def _find(self, selector: str, table: dict[str, ModuleType] | None) -> Target:
+        selector = migrations.rename_module(selector)
+        target = resolve(selector, table) if table is not None else self._find_anywhere(selector)
+        # One class may be reached by several names; its first name is the one it keeps here.
+        return target if target.object is None else self._canonical.setdefault(id(target.object), target)
+
+    def _find_anywhere(self, selector: str) -> Target:
+        """Resolve an override's selector: a file's import, a full name, or the name of a class in use."""
+        first = selector.partition(".")[0]
+        if first == "gin":
+            return resolve(selector, {})
+        found: dict[Any, Target] = {}
+        errors: list[ConfigError] = []
+        for module in self._imported.get(first, {}).values():
+            try:
+                target = resolve(selector, {first: module})
+                found[target.object] = target
+            except ConfigError as error:
+                errors.append(error)
+        if not found:
+            tail = f".{selector}"
+            found = {target.object: target for target in self._canonical.values()
+                     if f".{target.selector}".endswith(tail)}
+        if not found and "." in selector and first == __package__:
+            return resolve(selector, {first: import_module(_module_part(selector))
+                                      and import_module(first)})
+        if len(found) == 1:
+            return next(iter(found.values()))
+        if found:
+            raise ConfigError(f"'{selector}' means {' or '.join(sorted(t.selector for t in found.values()))}; "
+                              "write the full name.")
+        if errors:
+            raise errors[0]
+        known = {f"{t.module.rpartition('.')[2]}.{t.path}" for t in self._canonical.values() if t.module}
+        raise ConfigError(f"no class or function '{selector}' in this configuration.{did_you_mean(selector, known)}")
+
+
+class _Located(ConfigError):
+    """A configuration error that already says where it stands."""
+
+
+def _module_part(selector: str) -> str:
+    """The leading parts of a full name that are written like modules."""
+    parts = selector.split(".")
+    lower = [part for part in parts[:-1] if not part[:1].isupper()]
+    return ".".join(lower)
+
+
+class Config:
+    """A configuration that was read.
+
+    Args:
+        bindings: what is bound at the end, in order of writing.
+        stages: (file, bindings at its end), in order of reading.
+    """
+
+    def __init__(self, bindings: dict[Key, Binding], stages: Sequence[tuple[str, dict[Key, Binding]]] = ()) -> None:
+        self.bindings = bindings
+        self.stages = tuple(stages)
+
+    def call(self, function: Callable[..., Any], **given: Any) -> Any:
+        """Call the one entrance with its bindings, and with what the caller gives, which wins.
+
+        Raises:
+            ConfigError: a binding is read by nothing, a required fact is missing, or a part cannot be built.
+        """
+        self.check_unused(function, given)
+        target = self._named(function)
+        bound = {key.parameter: binding for key, binding in self.bindings.items()
+                 if key.target.object is function and not key.scope and key.parameter not in given}
+        self._check_required([((), target)], given)
+        parameters = parameters_of(function) or {}
+        missing = [name for name, parameter in parameters.items()
+                   if parameter.default is parameter.empty and name not in bound and name not in given]
+        if missing:
+            raise ConfigError(f"{target.path} needs {', '.join(missing)}, and no configuration binds "
+                              f"{'it' if len(missing) == 1 else 'them'}: add a model such as --config v2.")
+        self.activate()
+        arguments = {name: self._argument(function, name) for name in bound}
+        self._check_supplied()
+        return function(**arguments, **given)
+
+    def build_argument(self, function: Callable[..., Any], name: str) -> Any:
+        """Build what is bound to one parameter of the entrance, without calling it.
+
+        Raises:
+            ConfigError: nothing is bound to it, a required fact is missing, or the part cannot be built.
+        """
+        target = self._named(function)
+        if Key("", target, name) not in self.bindings:
+            raise ConfigError(f"this configuration binds no {target.path}.{name}: add a model such as --config v2.")
+        others = [parameter for parameter in parameters_of(function) or {} if parameter != name]
+        self._check_required([((), target)], others)
+        self.activate()
+        return self._argument(function, name)
+
+    def build(self, macro_name: str) -> Any:
+        """Build what a macro refers to, as ``CODEC = @rave.RAVE()``; a new object at every call.
+
+        Raises:
+            ConfigError: there is no such macro, a required fact is missing, or the part cannot be built.
+        """
+        self._macro_binding(macro_name)
+        self._check_required([(tuple(macro_name.split("/")), MACRO)])
+        self.activate()
+        return self._evaluate(gin.get_configurable(f"{macro_name}/gin.macro"), macro_name, call=True)
+
+    def macro(self, name: str) -> Any:
+        """The value of a macro. Macros inside it are followed; a reference inside it is built.
+
+        Raises:
+            ConfigError: there is no such macro, or it is still required.
+        """
+        return self.build(name)
+
+    def has_macro(self, name: str) -> bool:
+        """True when a macro of this name is defined."""
+        return Key(name, MACRO, "value") in self.bindings
+
+    def check_macros(self) -> None:
+        """Every macro that is referred to must be defined.
+
+        Raises:
+            ConfigError: one is not; with its place and the nearest names.
+        """
+        defined = {key.scope for key in self.bindings if key.is_macro}
+        for binding in self.bindings.values():
+            for leaf in leaves(binding.value):
+                if isinstance(leaf, Macro) and not leaf.required and leaf.name not in defined:
+                    raise ConfigError(f"{binding.origin}: {binding.key} uses %{leaf.name}, which is not defined."
+                                      f"{did_you_mean(leaf.name, defined)}")
+
+    def unread(self, function: Callable[..., Any], given: Collection[str] = ()) -> list[Binding]:
+        """The bindings that a call of the function would not read, and should; see `config_graph.unread`."""
+        return config_graph.unread(self.stages, self.bindings, [((), self._named(function))], given)
+
+    def check_unused(self, function: Callable[..., Any], given: Collection[str] = ()) -> None:
+        """Refuse bindings that have no effect: misspelt macros and scopes, and parts that are not in use.
+
+        Args:
+            function: the one entrance.
+            given: names of its parameters that the caller supplies.
+
+        Raises:
+            ConfigError: lists every unread binding with its place and the nearest name.
+        """
+        silent = self.unread(function, given)
+        if not silent:
+            return
+        read, used = config_graph.reachable(self.bindings, [((), self._named(function))])
+
+        def describe(binding: Binding) -> str:
+            if binding.key.target.object is function and binding.key.parameter in given:
+                return f"{binding.key} ({binding.origin}): the command sets it, use its flag."
+            return (f"{binding.key} ({binding.origin})."
+                    + config_graph.suggestion(binding, self.bindings, read, used))
+
+        raise ConfigError(config_graph.explain(silent, describe))
+
+    def activate(self) -> None:
+        """Make this the configuration that gin injects, whatever was loaded before."""
+        gin.clear_config()
+        gin.parse_config(write(self.bindings))
+
+    def text(self, *, origins: bool = True) -> str:
+        """The merged text, every binding once, with the file and line that it comes from."""
+        return write(self.bindings, comments=origins)
+
+    def operative(self, function: Callable[..., Any] | None = None, **given: Any) -> str:
+        """The text that alone rebuilds the same objects: macros, what the entrance reads, and literals the caller gives.
+
+        Args:
+            function: the one entrance; without it, everything that is bound is written.
+            given: what the caller supplies; values that a file can hold are written as bindings of the entrance.
+        """
+        if function is None:
+            return write(self.bindings)
+        target = self._named(function)
+        read, _ = config_graph.reachable(self.bindings, [((), target)], given)
+        kept = {key: binding for key, binding in self.bindings.items() if key in read or key.is_macro}
+        for name, value in given.items():
+            if is_literal(value):
+                key = Key("", target, name)
+                kept[key] = Binding(key, value, Origin("the command line", 1, "saved"))
+        return write(kept)
+
+    def settable(self, function: Callable[..., Any]) -> dict[Target, dict[str, Any]]:
+        """Parameters of everything in use that no binding sets, with their defaults."""
+        read, used = config_graph.reachable(self.bindings, [((), self._named(function))])
+        bound = {(key.target, key.parameter) for key in read}
+        free: dict[Target, dict[str, Any]] = {}
+        for target in sorted(used - {MACRO}, key=lambda item: item.selector):
+            parameters = parameters_of(target.object) or {}
+            defaults = {name: parameter.default for name, parameter in parameters.items()
+                        if parameter.default is not parameter.empty and (target, name) not in bound}
+            if defaults:
+                free[target] = defaults
+        return free
+
+    def required(self, roots: list[tuple[tuple[str, ...], Target]], given: Collection[str] = ()) -> list[Binding]:
+        """The bindings in reach that still say %gin.REQUIRED."""
+        read, _ = config_graph.reachable(self.bindings, roots, given)
+        return [self.bindings[key] for key in self.bindings if key in read
+                and any(isinstance(leaf, Macro) and leaf.required for leaf in leaves(self.bindings[key].value))]
+
+    def _check_required(self, roots: list[tuple[tuple[str, ...], Target]], given: Collection[str] = ()) -> None:
+        for binding in self.required(roots, given):
+            raise ConfigError(f"{binding.key} is required ({binding.origin}): "
+                              f"give it with {OVERRIDE} '{binding.key} = ...'.")
+
+    def _argument(self, function: Callable[..., Any], name: str) -> Any:
+        value = gin.get_bindings(function, resolve_references=False)[name]
+        return self._evaluate(value, f"{function.__qualname__}.{name}")
+
+    def _named(self, function: Callable[..., Any]) -> Target:
+        """The target of a function under the name that the files gave it."""
+        return next((key.target for key in self.bindings if key.target.object is function), _target_of(function))
+
+    def _check_supplied(self) -> None:
+        """Refuse overrides of parameters that the code building a part supplies itself, so that gin ignored them."""
+        built: dict[tuple[str, str], set[str]] = {}
+        for statement in _statements(gin.operative_config_str(), "gin", "saved"):
+            if isinstance(statement, config_parser.BlockDeclaration):
+                continue
+            if isinstance(statement, config_parser.BindingStatement) and statement.arg_name:
+                selector = statement.selector.rpartition(".")[2]
+                built.setdefault((statement.scope, selector), set()).add(statement.arg_name)
+        for key, binding in self.bindings.items():
+            if key.is_macro or binding.origin.kind != "override":
+                continue
+            scope = key.scope.split("/") if key.scope else []
+            read = [names for (where, name), names in built.items()
+                    if name == key.target.path.rpartition(".")[2] and where.split("/")[:len(scope)] == scope]
+            if read and not any(key.parameter in names for names in read):
+                raise ConfigError(f"{binding.origin}: {key} has no effect: whatever builds {key.target.path} "
+                                  f"supplies {key.parameter} itself.")
+
+    def _macro_binding(self, name: str) -> Binding:
+        key = Key(name, MACRO, "value")
+        if key not in self.bindings:
+            defined = [other.scope for other in self.bindings if other.is_macro]
+            raise ConfigError(f"this configuration defines no {name}.{did_you_mean(name, defined)}")
+        return self.bindings[key]
+
+    def _evaluate(self, value: Any, name: str, *, call: bool = False) -> Any:
+        """Let gin build a value; errors of the constructors become one line."""
+        try:
+            return value() if call else copy.deepcopy(value)
+        except UserError:
+            raise
+        except (ValueError, TypeError, RuntimeError) as error:
+            message, _, places = str(error).partition("\n  In call to configurable ")
+            where = places.partition(" ")[0].strip("'")
+            inside = f" (building {where} for {name})" if where else f" (building {name})"
+            raise ConfigError(" ".join(message.split()) + inside) from error
+
+
+def _target_of(function: Callable[..., Any]) -> Target:
+    return Target(function.__module__, function.__qualname__, function)
+
+
+def differences(before: Config, after: Config) -> list[str]:
+    """What changed between two configurations, one line per binding."""
+    lines = []
+    for key in {**before.bindings, **after.bindings}:
+        old, new = before.bindings.get(key), after.bindings.get(key)
+        if old is None and new is not None:
+            lines.append(f"{key} = {new.value!r} (new, {new.origin})")
+        elif new is None and old is not None:
+            lines.append(f"{key} = {old.value!r} (gone)")
+        elif old is not None and new is not None and old.value != new.value:
+            lines.append(f"{key} = {new.value!r} (was {old.value!r}; {new.origin})")
+    return lines
