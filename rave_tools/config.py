@@ -1,7 +1,7 @@
 """Configurations: find the files, read them, say what is wrong with them, build what they describe.
 
-The only module that knows gin. A configuration is parsed here statement by statement, so that every error names its file
-and line and the nearest valid name; the result is handed to gin as one text, and gin injects it.
+The only module that knows gin. A configuration is parsed statement by statement, so that every error names its file and
+line and the nearest valid name; the result is handed to gin as one text, and gin injects it.
 
     config = load(["v2", "causal"], ["CAPACITY = 32"])
     codec = config.build("CODEC")
@@ -13,14 +13,13 @@ import io
 import tokenize
 import warnings
 from collections.abc import Callable, Collection, Iterator, Sequence
-from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import gin
 from gin import config_parser
 
-from . import config_files, config_graph, migrations
+from . import config_files, config_graph
+from .config_reader import OVERRIDE, Bind, Import, Include, Reader, Statement
 from .config_values import (
     MACRO,
     Binding,
@@ -30,20 +29,14 @@ from .config_values import (
     Reference,
     Target,
     did_you_mean,
-    import_module,
     is_literal,
     leaves,
-    map_leaves,
     parameters_of,
-    resolve,
     write,
 )
 from .errors import ConfigError, UserError
 
 __all__ = ["Config", "ConfigError", "differences", "load"]
-
-OVERRIDE = "--override"
-DYNAMIC = "__gin__.dynamic_registration"
 
 
 def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | None = None,
@@ -59,7 +52,7 @@ def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | Non
     Raises:
         ConfigError: a file, a module, a class, a parameter or a macro is unknown, or the syntax is wrong.
     """
-    reader = _Reader()
+    reader = Reader(_statements)
     if text is not None:
         reader.read_text(text, text_name, "saved")
     for name in names:
@@ -82,178 +75,35 @@ class _Raw(config_parser.ParserDelegate):
         return Macro(macro_name)
 
 
-def _statements(text: str, name: str, kind: str) -> Iterator[Any]:
-    """gin's statements in a text; syntax errors become one line."""
-    last = Origin(name, 1, kind)
+def _statements(text: str, name: str, kind: str) -> Iterator[Statement]:
+    """gin's statements in a text as plain data; syntax errors become one line."""
+    line = 1
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", SyntaxWarning)
             for statement in config_parser.ConfigParser(io.StringIO(text), _Raw()):
-                if hasattr(statement, "location"):
-                    last = Origin(name, statement.location.line_num, kind)
-                yield statement
-    except (SyntaxError, tokenize.TokenError) as error:
-        line = getattr(error, "lineno", None) or last.line
-        message = str(error.args[0]).splitlines()[0]
-        source = text.splitlines()[line - 1].strip() if line <= len(text.splitlines()) else ""
-        if "malformed" in message or "Unable to parse value" in message:
-            message = "the value cannot be read; write text in quotes, references as @module.Name, macros as %NAME"
-        raise ConfigError(f"{Origin(name, line, kind)}: {message.rstrip('.')}: {source}") from error
-
-
-class _Reader:
-    """Collects bindings from files in order, and what was bound at the end of every file."""
-
-    def __init__(self) -> None:
-        self.bindings: dict[Key, Binding] = {}
-        self.stages: list[tuple[str, dict[Key, Binding]]] = []
-        self._open: list[Path] = []
-        self._imported: dict[str, dict[str, ModuleType]] = {}
-        self._canonical: dict[int, Target] = {}
-
-    def read_file(self, path: Path) -> None:
-        """Read a file, and those it includes at the places where it includes them."""
-        path = path.resolve()
-        if path in self._open:
-            chain = " -> ".join(config_files.shown(item) for item in [*self._open, path])
-            raise ConfigError(f"configurations include each other: {chain}")
-        try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} cannot be read: {error}") from error
-        self._open.append(path)
-        self.read_text(text, config_files.shown(path), "shipped" if config_files.is_shipped(path) else "file", path.parent)
-        self._open.pop()
-
-    def read_text(self, text: str, name: str, kind: str, folder: Path | None = None) -> None:
-        """Read statements that bring their own imports."""
-        table: dict[str, ModuleType] = {}
-        dynamic = False
-        for statement in _statements(text, name, kind):
-            if isinstance(statement, config_parser.BlockDeclaration):
-                continue
-            origin = Origin(name, statement.location.line_num, kind)
-            try:
-                if isinstance(statement, config_parser.IncludeStatement):
-                    self.read_file(config_files.find(statement.filename, folder))
+                line = statement.location.line_num
+                if isinstance(statement, config_parser.BindingStatement):
+                    yield Bind(line, statement.scope, statement.selector, statement.arg_name, statement.value)
                 elif isinstance(statement, config_parser.ImportStatement):
-                    if statement.module == DYNAMIC:
-                        dynamic = True
-                    elif not dynamic:
-                        raise ConfigError("begin the file with: from __gin__ import dynamic_registration")
-                    else:
-                        self._import(statement, table)
-                else:
-                    self._bind(statement, table, origin)
-            except _Located:
-                raise
-            except ConfigError as error:
-                raise _Located(f"{origin}: {error}") from error
-        self.stages.append((name, dict(self.bindings)))
-
-    def read_override(self, text: str) -> None:
-        """Read statements that use the imports of everything read so far."""
-        name = f"{OVERRIDE} {text!r}"
-        found = False
-        for statement in _statements(text, name, "override"):
-            found = True
-            if not isinstance(statement, config_parser.BindingStatement):
-                if isinstance(statement, config_parser.BlockDeclaration):
-                    continue
-                raise ConfigError(f"{name}: only bindings, NAME = value or module.Class.parameter = value, "
-                                  "can be overridden; give files with --config.")
-            try:
-                self._bind(statement, None, Origin(name, statement.location.line_num, "override"))
-            except ConfigError as error:
-                raise ConfigError(f"{name}: {error}") from error
-        if not found:
-            raise ConfigError(f"{name}: empty; write NAME = value or module.Class.parameter = value.")
-
-    def _import(self, statement: config_parser.ImportStatement, table: dict[str, ModuleType]) -> None:
-        name = migrations.rename_module(statement.module)
-        module = import_module(name)
-        bound = statement.bound_name()
-        if not statement.is_from and not statement.alias:
-            module = import_module(name.partition(".")[0])
-        table[bound] = module
-        self._imported.setdefault(bound, {})[module.__name__] = module
-
-    def _bind(self, statement: config_parser.BindingStatement, table: dict[str, ModuleType] | None,
-              origin: Origin) -> None:
-        value = map_leaves(lambda leaf: self._resolved(leaf, table), statement.value)
-        if not statement.arg_name:
-            macro = f"{statement.scope}/{statement.selector}" if statement.scope else statement.selector
-            key = Key(migrations.rename_binding(macro), MACRO, "value")
-        else:
-            target = self._find(statement.selector, table)
-            name = migrations.rename_binding(f"{target.selector}.{statement.arg_name}").rpartition(".")[2]
-            if target == MACRO:
-                name = "value"
-            self._check_parameter(target, name)
-            key = Key(statement.scope, target, name)
-        # A value written again takes its place in the order anew, as gin's last writer wins.
-        self.bindings.pop(key, None)
-        self.bindings[key] = Binding(key, value, origin)
-
-    def _check_parameter(self, target: Target, name: str) -> None:
-        parameters = parameters_of(target.object) if target.object is not None else None
-        if parameters is not None and name not in parameters:
-            known = ", ".join(parameters) or "none"
-            hint = did_you_mean(name, parameters) or f" It takes: {known}."
-            raise ConfigError(f"{target.selector} has no parameter '{name}'.{hint}")
-
-    def _resolved(self, leaf: Any, table: dict[str, ModuleType] | None) -> Any:
-        if not isinstance(leaf, Reference):
-            return leaf
-        target = self._find(leaf.selector, table)
-        return Reference(leaf.scopes, target.selector, leaf.evaluate, target)
-
-    def _find(self, selector: str, table: dict[str, ModuleType] | None) -> Target:
-        selector = migrations.rename_module(selector)
-        target = resolve(selector, table) if table is not None else self._find_anywhere(selector)
-        # One class may be reached by several names; its first name is the one it keeps here.
-        return target if target.object is None else self._canonical.setdefault(id(target.object), target)
-
-    def _find_anywhere(self, selector: str) -> Target:
-        """Resolve an override's selector: a file's import, a full name, or the name of a class in use."""
-        first = selector.partition(".")[0]
-        if first == "gin":
-            return resolve(selector, {})
-        found: dict[Any, Target] = {}
-        errors: list[ConfigError] = []
-        for module in self._imported.get(first, {}).values():
-            try:
-                target = resolve(selector, {first: module})
-                found[target.object] = target
-            except ConfigError as error:
-                errors.append(error)
-        if not found:
-            tail = f".{selector}"
-            found = {target.object: target for target in self._canonical.values()
-                     if f".{target.selector}".endswith(tail)}
-        if not found and "." in selector and first == __package__:
-            return resolve(selector, {first: import_module(_module_part(selector))
-                                      and import_module(first)})
-        if len(found) == 1:
-            return next(iter(found.values()))
-        if found:
-            raise ConfigError(f"'{selector}' means {' or '.join(sorted(t.selector for t in found.values()))}; "
-                              "write the full name.")
-        if errors:
-            raise errors[0]
-        known = {f"{t.module.rpartition('.')[2]}.{t.path}" for t in self._canonical.values() if t.module}
-        raise ConfigError(f"no class or function '{selector}' in this configuration.{did_you_mean(selector, known)}")
+                    whole = not statement.is_from and not statement.alias
+                    yield Import(line, statement.module, statement.bound_name(), whole)
+                elif isinstance(statement, config_parser.IncludeStatement):
+                    yield Include(line, statement.filename)
+    except (SyntaxError, tokenize.TokenError) as error:
+        line = getattr(error, "lineno", None) or line
+        lines = text.splitlines()
+        source = f": {lines[line - 1].strip()}" if line <= len(lines) else ""
+        raise ConfigError(f"{Origin(name, line, kind)}: {_plain_words(str(error.args[0]))}{source}") from error
 
 
-class _Located(ConfigError):
-    """A configuration error that already says where it stands."""
-
-
-def _module_part(selector: str) -> str:
-    """The leading parts of a full name that are written like modules."""
-    parts = selector.split(".")
-    lower = [part for part in parts[:-1] if not part[:1].isupper()]
-    return ".".join(lower)
+def _plain_words(message: str) -> str:
+    message = message.splitlines()[0].rstrip(".")
+    if "malformed" in message or "Unable to parse value" in message:
+        return "the value cannot be read; write text in quotes, references as @module.Name, macros as %NAME"
+    if "EOF in multi-line" in message:
+        return "a bracket or a quote is not closed"
+    return message
 
 
 class Config:
@@ -377,7 +227,7 @@ class Config:
         return write(self.bindings, comments=origins)
 
     def operative(self, function: Callable[..., Any] | None = None, **given: Any) -> str:
-        """The text that alone rebuilds the same objects: macros, what the entrance reads, and literals the caller gives.
+        """The text that alone rebuilds the same objects: macros, what the entrance reads, literals the caller gives.
 
         Args:
             function: the one entrance; without it, everything that is bound is written.
@@ -430,11 +280,9 @@ class Config:
         """Refuse overrides of parameters that the code building a part supplies itself, so that gin ignored them."""
         built: dict[tuple[str, str], set[str]] = {}
         for statement in _statements(gin.operative_config_str(), "gin", "saved"):
-            if isinstance(statement, config_parser.BlockDeclaration):
-                continue
-            if isinstance(statement, config_parser.BindingStatement) and statement.arg_name:
+            if isinstance(statement, Bind) and statement.parameter:
                 selector = statement.selector.rpartition(".")[2]
-                built.setdefault((statement.scope, selector), set()).add(statement.arg_name)
+                built.setdefault((statement.scope, selector), set()).add(statement.parameter)
         for key, binding in self.bindings.items():
             if key.is_macro or binding.origin.kind != "override":
                 continue
@@ -459,7 +307,8 @@ class Config:
         except UserError:
             raise
         except (ValueError, TypeError, RuntimeError) as error:
-            message, _, places = str(error).partition("\n  In call to configurable ")
+            text, _, places = str(error).partition("\n  In call to configurable ")
+            message = text.partition("\n  No values supplied by Gin")[0]
             where = places.partition(" ")[0].strip("'")
             inside = f" (building {where} for {name})" if where else f" (building {name})"
             raise ConfigError(" ".join(message.split()) + inside) from error

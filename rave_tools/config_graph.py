@@ -1,7 +1,7 @@
 """Which bindings does a call read? Everything that can be reached from its entrance through references.
 
-gin's own answer, the operative configuration, knows only what has run so far: a loss that is called at the first training
-step would count as unread. Following the references tells the same before anything is built.
+gin's own answer, the operative configuration, knows only what has run so far: a loss that is called at the first
+training step would count as unread. Following the references tells the same before anything is built.
 """
 
 from collections.abc import Callable, Collection, Iterable
@@ -64,8 +64,8 @@ def unread(stages: Iterable[tuple[str, Bindings]], bindings: Bindings, roots: li
     """The bindings that have no effect and should have one.
 
     A later file may replace a part that an earlier one had set up (a bottleneck, a discriminator); the replaced part's
-    bindings were read while the earlier file was the last one, so they are excused. An override must be read at the end.
-    A shipped mixin may serve several models, so it is excused as soon as one of its bindings is read.
+    bindings were read while the earlier file was the last one, so they are excused. An override must be read at the
+    end. A shipped mixin may serve several models, so it is excused as soon as one of its bindings is read.
 
     Args:
         stages: what was bound at the end of every file, in order of reading.
@@ -98,11 +98,9 @@ def suggestion(binding: Binding, bindings: Bindings, read: set[Key], used: set[T
     key = binding.key
     if key.is_macro:
         return did_you_mean(key.scope, [other.scope for other in read if other.is_macro])
-    scopes = sorted({other.scope for other in read if other.target == key.target and other.scope})
     if key.target in used:
-        same = [f"{scope}/" for scope in scopes]
-        near = did_you_mean(f"{key.scope}/", same) or (f" Its scopes here are {', '.join(same)}" if same else "")
-        return near.rstrip(".") + ("" if not near or near.endswith("?") else ".")
+        same = [Key(other.scope, key.target, key.parameter) for other in read if other.target == key.target]
+        return did_you_mean(str(key), map(str, same)) or " Nothing uses it in this scope."
     names = {target.path for target in used if target != MACRO}
     return f" {key.target.path} is not used by this configuration.{did_you_mean(key.target.path, names)}"
 

@@ -232,7 +232,8 @@ def import_module(name: str) -> ModuleType:
     if package:
         parent = import_module(package)
         if callable(getattr(parent, last, None)):
-            raise ConfigError(f"'{name}' is not a module; import {package} and write {package.rpartition('.')[2]}.{last}.")
+            short = package.rpartition(".")[2]
+            raise ConfigError(f"'{name}' is not a module; import {package} and write {short}.{last}.")
         known = _submodules(parent)
     raise ConfigError(f"there is no module '{name}'.{did_you_mean(last, known)}")
 

@@ -6,9 +6,9 @@
     runs/NAME/checkpoints/best.ckpt    the best validation distance
     runs/NAME/checkpoints/step_*.ckpt  every so many steps
 
-Every file is written beside its place and renamed over it, so that an interrupted write leaves the one before. A checkpoint
-holds its configuration too, and can be opened alone; it holds nothing but tensors and plain values, so that opening a
-stranger's file runs no code of theirs.
+Every file is written beside its place and renamed over it, so that an interrupted write leaves the one before. A
+checkpoint holds its configuration too, and can be opened alone; it holds nothing but tensors and plain values, so that
+opening a stranger's file runs no code of theirs.
 """
 
 import errno
@@ -162,8 +162,8 @@ def open_run(path: str | os.PathLike[str], *, which: str = LAST, ema: bool = Fal
         raise RunError(f"{file}: {error}") from error
     config_text = content.get("config")
     if "state_dict" not in content or not config_text:
-        raise RunError(f"{file} is no checkpoint of rave_tools: it holds {', '.join(sorted(map(str, content))) or 'nothing'}, "
-                       "not state_dict and config.")
+        raise RunError(f"{file} is no checkpoint of rave_tools: it holds {', '.join(sorted(map(str, content)))}, "
+                       "and not both state_dict and config.")
     state = dict(content["state_dict"])
     if ema:
         averaged = content.get("ema")

@@ -45,7 +45,8 @@ def listing() -> str:
     lines: list[str] = []
     for folder in sorted({path.parent for path in files}):
         lines += ["", f"{folder.relative_to(root.parent)}/"]
-        lines += [f"  {path.stem:<{width}}  {config_files.description(path)}" for path in files if path.parent == folder]
+        lines += [f"  {path.stem:<{width}}  {config_files.description(path)}".rstrip()
+                  for path in files if path.parent == folder]
     return "\n".join(lines).lstrip("\n")
 
 
