@@ -108,8 +108,8 @@ class Autoencoder(nn.Module, Streamable):
 
     def _gradient_at_centre(self, half: int) -> Tensor:
         """Which of 2 * half input samples reach the output sample in the middle. Shape (2 * half,), bool."""
-        device = next(self.parameters()).device
+        weight = next(self.parameters())
         with torch.enable_grad():
-            audio = torch.randn(1, self.channels, 2 * half, device=device, requires_grad=True)
+            audio = torch.randn(1, self.channels, 2 * half, device=weight.device, dtype=weight.dtype, requires_grad=True)
             (gradient,) = torch.autograd.grad(self.forward(audio)[0, 0, half], audio)
         return (gradient[0] != 0).any(0)

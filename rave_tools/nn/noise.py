@@ -122,7 +122,7 @@ class NoiseGeneratorV2(_FilteredNoise):
     Args:
         in_channels: of the features.
         out_channels: bands times audio channels of the noise.
-        hidden_channels: of the amplitude network.
+        hidden_size: of the amplitude network.
         ratios: strides of the amplitude network.
         noise_bands: amplitudes per filter.
         convolutions: style of the convolutions; only its bias is used.
@@ -135,12 +135,12 @@ class NoiseGeneratorV2(_FilteredNoise):
         out_channels: int,
         *,
         convolutions: Convolutions,
-        hidden_channels: int = 64,
+        hidden_size: int = 64,
         ratios: Sequence[int] = (2, 2, 2),
         noise_bands: int = 32,
         activation: Activation = leaky_relu,
     ) -> None:
-        widths = [in_channels] + [hidden_channels] * (len(ratios) - 1) + [out_channels * noise_bands]
+        widths = [in_channels] + [hidden_size] * (len(ratios) - 1) + [out_channels * noise_bands]
         layers: list[nn.Module] = []
         for i, ratio in enumerate(ratios):
             layers += [
