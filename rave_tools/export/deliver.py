@@ -1,0 +1,161 @@
+"""A trained codec becomes a verified file, or nothing."""
+
+import io
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.errors import UserError
+from rave_tools.export.nn_tilde import HostFacts, freeze, missing_names, script, write
+from rave_tools.export.prepare import ExportOptions, Prepared, prepare
+from rave_tools.export.speed import Speed, measure_speed
+from rave_tools.export.verify import TOLERANCE_DB, Verification, difference, make_quiet, play, verify
+
+Report = Callable[[str], None]
+
+
+class ExportFailed(UserError):
+    """The file did not do what it claims, so it was not kept."""
+
+
+@dataclass(frozen=True)
+class Delivered:
+    """A file and what is known about it.
+
+    Attributes:
+        path: of the file.
+        facts: its numbers.
+        verification: every check, passed.
+        frozen: weights are constants of the graph.
+        size: in bytes.
+        warnings: what a person should know before using it.
+    """
+
+    path: Path
+    facts: HostFacts
+    verification: Verification
+    frozen: bool
+    size: int
+    warnings: list[str]
+
+
+def freeze_faithfully(module: torch.jit.ScriptModule, prepared: Prepared) -> tuple[torch.jit.ScriptModule, str]:
+    """Freeze, and take it back if that changes the contract or the sound.
+
+    Returns:
+        The module to save and why it is not frozen, empty when it is.
+    """
+    frozen = freeze(module)
+    lost = missing_names(frozen)
+    if lost:
+        return module, f"freezing lost {', '.join(lost)}"
+    facts = prepared.facts
+    audio = 0.3 * torch.randn(1, facts.channels, 8 * facts.hop, generator=torch.Generator().manual_seed(1))
+    outputs = []
+    for candidate in (module, frozen):
+        fresh = reload(candidate)
+        with torch.jit.optimized_execution(False):
+            make_quiet(fresh)
+            outputs.append(play(fresh, audio, [facts.hop, 2 * facts.hop]))
+    error, decibels = difference(outputs[1], outputs[0])
+    if decibels > TOLERANCE_DB:
+        return module, f"freezing changed the output by {error:.1e} ({decibels:.0f} dB)"
+    return frozen, ""
+
+
+def reload(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """A copy as a file would hold it; playing it leaves the original's state alone."""
+    archive = io.BytesIO()
+    torch.jit.save(module, archive)
+    archive.seek(0)
+    return torch.jit.load(archive).eval()
+
+
+def export(
+    codec: Autoencoder,
+    path: Path,
+    *,
+    options: ExportOptions,
+    time_it: bool = True,
+    report: Report | None = None,
+) -> Delivered:
+    """Export a codec for realtime hosts.
+
+    Args:
+        codec: trained; it stays as it is.
+        path: of the file, ending in ``.ts``.
+        options: what the file should be.
+        time_it: measure its speed in a process of its own.
+        report: told what happens.
+
+    Returns:
+        The file, its facts and its verification.
+
+    Raises:
+        UserError: options that the codec cannot meet.
+        ExportFailed: the file is not what it claims; nothing is left at ``path``, an older file there stays.
+    """
+    tell = report or (lambda line: None)
+    tell("preparing: folding weights, finding the grid with the least latency")
+    prepared = prepare(codec, options)
+    tell("compiling")
+    plain = script(prepared.host)
+    module, reason = freeze_faithfully(plain, prepared)
+    warnings = list(prepared.warnings)
+    if reason:
+        warnings.append(f"not frozen, the first blocks in a host will be slow: {reason}")
+    outcome: list[Verification] = []
+
+    def check(passing: Path) -> None:
+        tell("verifying the saved file against the plain model")
+        speed: Speed | None = measure_speed(passing) if time_it else None
+        verification = verify(passing, prepared, speed)
+        outcome.append(verification)
+        if not verification.passed:
+            raise ExportFailed(
+                f"the file failed its verification and was not kept ({path}):\n  " + "\n  ".join(verification.failures())
+            )
+
+    write(module, path, facts=prepared.facts, check=check)
+    return Delivered(path, prepared.facts, outcome[0], not reason, path.stat().st_size, warnings)
+
+
+def describe(delivered: Delivered) -> list[str]:
+    """A table of everything measured, one row per line."""
+    facts, result = delivered.facts, delivered.verification
+    milliseconds = 1000 / facts.sample_rate
+    rows = [
+        ("file", f"{delivered.path} ({delivered.size / 1e6:.1f} MB{', frozen' if delivered.frozen else ''})"),
+        ("sample rate", f"{facts.sample_rate} Hz"),
+        ("channels", f"{facts.channels} in, {facts.target_channels} out"),
+        ("ratio", f"{facts.hop} samples per latent ({facts.hop * milliseconds:.1f} ms)"),
+        ("latents", f"{facts.latent_size} of {facts.full_latent_size}"),
+        ("latency", f"{facts.latency} samples = {facts.latency * milliseconds:.1f} ms" * facts.streaming or "does not stream"),
+    ]
+    if facts.streaming:
+        rows += [
+            ("", f"of which {facts.offset} samples shift the analysis grid"),
+            ("latency, small blocks", f"{facts.latency + facts.hop} samples = {(facts.latency + facts.hop) * milliseconds:.1f} ms"),
+        ]
+    rows += [("ok" if check.passed else "FAILED", f"{check.name}: {check.answer}") for check in result.checks]
+    if result.speed is not None:
+        rows += describe_speed(result.speed, facts)
+    width = max(len(name) for name, _ in rows)
+    return [f"{name:<{width}}  {value}" for name, value in rows]
+
+
+def describe_speed(speed: Speed, facts: HostFacts) -> list[tuple[str, str]]:
+    """Rows about time: one thread, as hosts should run it."""
+    first = " and ".join(f"{seconds * 1000:.0f}" for seconds in speed.first)
+    rows = [
+        ("load", f"{speed.load * 1000:.0f} ms"),
+        ("first blocks", f"{first} ms (a block lasts {speed.budget * 1000:.1f} ms)"),
+    ]
+    for times in speed.times:
+        size = f"{times.hops} hop{'s' * (times.hops > 1)} ({times.hops * facts.hop} samples)"
+        spent = f"median {times.median * 1000:.2f} ms, p99 {times.worst * 1000:.2f} ms of {times.budget * 1000:.1f} ms"
+        rows.append(("real-time factor", f"{times.real_time_factor:.3f} for {size}, 1 thread: {spent}"))
+    return rows

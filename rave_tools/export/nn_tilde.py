@@ -1,0 +1,348 @@
+"""The contract of realtime hosts: a TorchScript module that nn~ 1.5 and 1.6 and the RAVE VST load.
+
+Every method is called with one float32 tensor (B, channels, T / in ratio) inside ``InferenceMode``; setters are called outside of
+it. So state is assigned, never written in place; setters return 0; getters return tuples; ``METHOD_params`` are tensors of
+[channels in, ratio in, channels out, ratio out].
+"""
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Union
+
+import torch
+from torch import Tensor, nn
+
+BOOL, INT, FLOAT = 0, 1, 2
+"""Type codes of ``ATTRIBUTE_params``."""
+
+LOUDEST = 64.0
+"""Full scales (+36 dB) at which input audio is cut: a host's uninitialised memory is louder, no music is."""
+
+FACTS_FILE = "rave_tools.json"
+
+LARGEST_CONTROL = 65536.0
+"""Latents are cut there; codebook indices and audible latents are far smaller."""
+
+
+class StreamParts(nn.Module):
+    """What a host module is made of: two halves that keep their own state.
+
+    Streaming or not, both accept any number of rows; a block without rows makes them forget everything heard.
+    """
+
+    def encode_stream(self, x: Tensor, temperature: float) -> Tensor:
+        """Audio to latents: (B, C, T) -> (B, D, T / hop), drawn from the posterior with that scale of its deviation."""
+        raise NotImplementedError
+
+    def decode_stream(self, z: Tensor) -> Tensor:
+        """Latents to audio: (B, D, N) -> (B, C, N * hop)."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class HostFacts:
+    """What a host, and a person, may know about an exported model.
+
+    Attributes:
+        sample_rate: in hertz, at which the host should run.
+        channels: of the encoder's input.
+        target_channels: of the decoder's output.
+        hop: samples per latent frame at ``sample_rate``.
+        latent_size: controls that a host sees.
+        full_latent_size: the most controls that ``decode`` accepts.
+        latency: of ``forward``, from an input sample to the output sample that belongs to it, in samples, without queue.
+        offset: by how many samples the analysis grid is shifted; part of the latency.
+        streaming: keeps state from block to block.
+        buffered: start with the queue that makes blocks of any length possible.
+        has_noise: the decoder draws noise whose level is an attribute.
+        labels: names of the controls, one per control.
+    """
+
+    sample_rate: int
+    channels: int
+    target_channels: int
+    hop: int
+    latent_size: int
+    full_latent_size: int
+    labels: tuple[str, ...]
+    latency: int
+    offset: int
+    streaming: bool = True
+    buffered: bool = False
+    has_noise: bool = False
+
+
+def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchScript reads typing.Union)
+    """A switch as the RAVE VST (tensor), nn~ (int) or Python (bool) sends it."""
+    if isinstance(value, Tensor):
+        return bool(value.item())
+    elif isinstance(value, bool):
+        return value
+    else:
+        return value != 0
+
+
+class HostModel(nn.Module):
+    """The module that is scripted: methods encode, decode, forward and the attributes of the contract.
+
+    Attributes that a host can set: ``reset`` (any value but 0 forgets everything heard), ``temperature`` (1: latents are drawn from
+    the posterior and the latents that were cut away are drawn at random, as RAVE does; 0: neither, the model is deterministic),
+    ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any length, one hop later). ``latency`` and
+    ``input_offset`` can be read.
+
+    Args:
+        parts: the two halves, TorchScript-able.
+        controls: latents as the host sees them; TorchScript-able methods ``shown(z)`` and ``hidden(controls)``, attribute ``temperature``.
+        facts: numbers of the contract.
+        noise_level: gain shared with the noise branches inside parts. Shape (1,).
+    """
+
+    encode_params: Tensor
+    decode_params: Tensor
+    forward_params: Tensor
+    noise_level: Tensor
+    queued_input: Tensor
+    queued_output: Tensor
+
+    def __init__(self, parts: nn.Module, controls: nn.Module, *, facts: HostFacts, noise_level: Tensor) -> None:
+        super().__init__()
+        self.parts = parts
+        self.controls = controls
+        self.sr = facts.sample_rate
+        self.sampling_rate = facts.sample_rate
+        self.n_channels = facts.channels
+        self.target_channels = facts.target_channels
+        self.copies = -(-facts.target_channels // facts.channels)
+        self.hop = facts.hop
+        self.latent_size = facts.latent_size
+        self.full_latent_size = facts.full_latent_size
+        self.latency_samples = facts.latency
+        self.input_offset = facts.offset
+        self.streaming = facts.streaming
+        self.stereo_mode = False
+        self.loudest = LOUDEST
+        self.largest_control = LARGEST_CONTROL
+        self.register_buffer("noise_level", noise_level)
+        self._register_methods(facts)
+        self._register_attributes(facts)
+        self._register_queue(facts)
+
+    def _register_methods(self, facts: HostFacts) -> None:
+        latents = list(facts.labels)
+        inputs = [f"(signal) Channel {i + 1}" for i in range(facts.channels)]
+        outputs = [f"(signal) Channel {i + 1}" for i in range(facts.target_channels)]
+        self.encode_input_labels, self.encode_output_labels = inputs, latents
+        self.decode_input_labels, self.decode_output_labels = latents, outputs
+        self.forward_input_labels, self.forward_output_labels = inputs, outputs
+        self.register_buffer("encode_params", torch.tensor([facts.channels, 1, facts.latent_size, facts.hop]))
+        self.register_buffer("decode_params", torch.tensor([facts.latent_size, facts.hop, facts.target_channels, 1]))
+        self.register_buffer("forward_params", torch.tensor([facts.channels, 1, facts.target_channels, 1]))
+        self.method_names = ["encode", "decode", "forward"]
+
+    def _register_attributes(self, facts: HostFacts) -> None:
+        self.reset = (0,)
+        self.temperature = (1.0,)
+        self.noise = (1.0,)
+        self.buffered = (int(facts.buffered),)
+        self.latency = (facts.latency,)
+        self.attribute_names = ["reset", "temperature", "buffered", "latency"] + ["noise"] * facts.has_noise
+        for name in ("reset", "buffered", "latency"):
+            self.register_buffer(f"{name}_params", torch.tensor([INT]))
+        for name in ("temperature", "noise"):
+            self.register_buffer(f"{name}_params", torch.tensor([FLOAT]))
+
+    def _register_queue(self, facts: HostFacts) -> None:
+        self.register_buffer("queued_input", torch.zeros(0, facts.channels, 0), persistent=False)
+        self.register_buffer("queued_output", torch.zeros(0, facts.target_channels, facts.hop), persistent=False)
+
+    @torch.jit.export
+    def get_methods(self) -> list[str]:
+        return self.method_names
+
+    @torch.jit.export
+    def get_attributes(self) -> list[str]:
+        return self.attribute_names
+
+    @torch.jit.export
+    def encode(self, x: Tensor) -> Tensor:
+        """Audio (B, C, T) -> controls (B, L, T / hop)."""
+        if self.stereo_mode and x.shape[1] > self.n_channels:
+            x = x[:, : self.n_channels]
+        if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
+            raise ValueError("encode: expected (batch, n_channels, a multiple of the hop) samples")
+        x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.loudest, self.loudest)
+        return self.controls.shown(self.parts.encode_stream(x, self.temperature[0]))
+
+    @torch.jit.export
+    def decode(self, z: Tensor) -> Tensor:
+        """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right of one."""
+        rows = z.shape[0]
+        z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.largest_control, self.largest_control)
+        if self.copies > 1 and not self.stereo_mode:
+            z = z.repeat_interleave(self.copies, 0)
+        y = self.parts.decode_stream(self.controls.hidden(z))
+        if self.stereo_mode:
+            if self.n_channels == 1 and rows % 2 == 0:
+                return torch.cat([y[: rows // 2], y[rows // 2 :]], 1)
+            elif rows % 2 == 0:
+                return torch.cat([y[: rows // 2, :1], y[rows // 2 :, 1:2]], 1)
+            else:
+                return y.expand(rows, 2, y.shape[2]) if self.n_channels == 1 else y
+        return y.reshape(rows, self.copies * self.n_channels, y.shape[2])[:, : self.target_channels]
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Audio (B, C, T) -> audio (B, C', T); T that is no multiple of the hop goes through the queue, one hop later."""
+        if self.buffered[0] == 0 and x.shape[2] % self.hop == 0:
+            return self.decode(self.encode(x))
+        if self.buffered[0] == 0:
+            self.clear_queue()
+            self.buffered = (1,)
+            self.latency = (self.latency_samples + self.hop,)
+        return self.through_queue(x)
+
+    def through_queue(self, x: Tensor) -> Tensor:
+        """Collect samples to whole hops; what is in both queues together is always one hop."""
+        if self.queued_input.shape[0] != x.shape[0]:
+            self.queued_input = torch.zeros(x.shape[0], self.n_channels, 0, dtype=x.dtype, device=x.device)
+            self.queued_output = torch.zeros(
+                x.shape[0], self.target_channels, self.hop, dtype=x.dtype, device=x.device
+            )
+        waiting = torch.cat([self.queued_input, x], 2)
+        ready = self.queued_output
+        whole = waiting.shape[2] // self.hop * self.hop
+        if whole > 0:
+            ready = torch.cat([ready, self.decode(self.encode(waiting[..., :whole]))], 2)
+        self.queued_input = waiting[..., whole:].clone()
+        self.queued_output = ready[..., x.shape[2] :].clone()
+        return ready[..., : x.shape[2]].clone()
+
+    def clear_queue(self) -> None:
+        self.queued_input = torch.zeros(0, self.n_channels, 0, device=self.noise_level.device)
+        self.queued_output = torch.zeros(0, self.target_channels, self.hop, device=self.noise_level.device)
+
+    def forget(self) -> None:
+        """Forget everything heard: a block without rows resets the parts wherever they keep state."""
+        device = self.noise_level.device
+        z = self.parts.encode_stream(torch.zeros(0, self.n_channels, 2 * self.hop, device=device), 0.0)
+        self.parts.decode_stream(z)
+        self.clear_queue()
+
+    @torch.jit.export
+    def set_stereo_mode(self, stereo: Union[Tensor, bool, int]) -> int:  # noqa: UP007 (TorchScript reads typing.Union)
+        self.stereo_mode = read_switch(stereo)
+        return 0
+
+    @torch.jit.export
+    def set_reset(self, reset: int) -> int:
+        if reset != 0:
+            self.forget()
+        return 0
+
+    @torch.jit.export
+    def get_reset(self) -> tuple[int]:
+        return self.reset
+
+    @torch.jit.export
+    def set_temperature(self, temperature: float) -> int:
+        self.temperature = (max(temperature, 0.0),)
+        self.controls.temperature = max(temperature, 0.0)
+        return 0
+
+    @torch.jit.export
+    def get_temperature(self) -> tuple[float]:
+        return self.temperature
+
+    @torch.jit.export
+    def set_noise(self, noise: float) -> int:
+        self.noise_level.fill_(noise)
+        self.noise = (noise,)
+        return 0
+
+    @torch.jit.export
+    def get_noise(self) -> tuple[float]:
+        return self.noise
+
+    @torch.jit.export
+    def set_buffered(self, buffered: int) -> int:
+        self.buffered = (int(buffered != 0),)
+        self.latency = (self.latency_samples + self.hop * self.buffered[0],)
+        self.clear_queue()
+        return 0
+
+    @torch.jit.export
+    def get_buffered(self) -> tuple[int]:
+        return self.buffered
+
+    @torch.jit.export
+    def set_latency(self, latency: int) -> int:
+        """Latency is a fact; any answer but 0 tells the host that it was not changed."""
+        return 1
+
+    @torch.jit.export
+    def get_latency(self) -> tuple[int]:
+        return self.latency
+
+
+METHODS = ("encode", "decode")
+ACCESSORS = tuple(
+    f"{verb}_{name}" for name in ("reset", "temperature", "noise", "buffered", "latency") for verb in ("get", "set")
+) + ("get_methods", "get_attributes", "set_stereo_mode")
+NUMBERS = (
+    "sr",
+    "sampling_rate",
+    "n_channels",
+    "target_channels",
+    "hop",
+    "latent_size",
+    "full_latent_size",
+    "latency_samples",
+    "input_offset",
+    "streaming",
+    "stereo_mode",
+)
+VALUES = ("reset", "temperature", "noise", "buffered", "latency", "method_names", "attribute_names")
+TENSORS = tuple(f"{name}_params" for name in ("encode", "decode", "forward", *VALUES[:5])) + ("noise_level",)
+LABELS = tuple(f"{name}_{side}_labels" for name in ("encode", "decode", "forward") for side in ("input", "output"))
+PRESERVED = (*METHODS, *ACCESSORS, *NUMBERS, *VALUES, *TENSORS, *LABELS)
+"""Everything besides ``forward`` that freezing must leave in the file."""
+
+
+def script(host: HostModel) -> torch.jit.ScriptModule:
+    """Compile a host module, as it is."""
+    return torch.jit.script(host.eval().requires_grad_(False))
+
+
+def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
+    """Make the weights constants of the graph but keep the contract as attributes.
+
+    Freezing shortens the first blocks to a quarter (RAVE v2_small: 285 and 224 ms become 52 and 62), but drops by default what hosts
+    read, hence the list.
+    """
+    return torch.jit.freeze(module, preserved_attrs=list(PRESERVED))
+
+
+def missing_names(module: torch.jit.ScriptModule) -> list[str]:
+    """What of the contract a module lost."""
+    return [name for name in PRESERVED if not hasattr(module, name)]
+
+
+def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check: Callable[[Path], None]) -> None:
+    """Save under a passing name, check that file, and only then give it its name: a file that fails is not left behind.
+
+    Args:
+        module: scripted.
+        path: ends in ``.ts``.
+        facts: stored beside the model as ``rave_tools.json``, for tools that read the archive without running it.
+        check: raises when the file must not be kept.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    passing = path.with_name(f".{path.stem}.{os.getpid()}.part.ts")
+    try:
+        torch.jit.save(module, str(passing), _extra_files={FACTS_FILE: json.dumps(asdict(facts))})
+        check(passing)
+        passing.replace(path)
+    finally:
+        passing.unlink(missing_ok=True)

@@ -1,0 +1,246 @@
+"""From a trained codec to the parts of a host module, and to the plain model that the file is measured against."""
+
+import copy
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.errors import UserError
+from rave_tools.export.nn_tilde import HostFacts, HostModel, StreamParts
+from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
+from rave_tools.nn.conv import ConvTranspose1d, fold_weight_norm
+from rave_tools.nn.noise import NoiseGenerator, NoiseGeneratorV2
+from rave_tools.nn.streaming import Memory, reset, streaming
+
+
+@dataclass(frozen=True)
+class ExportOptions:
+    """What a person may choose about a file.
+
+    Attributes:
+        streaming: keep state from block to block; without it a host hears a click at each block.
+        fidelity: share of the latents' variance that the controls carry.
+        latent_size: exact number of controls instead.
+        sample_rate: of the host, in hertz; None is the model's own.
+        channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the same latents.
+        buffered: start with the queue that lets ``forward`` accept blocks of any length, one hop later.
+    """
+
+    streaming: bool = True
+    fidelity: float = 0.95
+    latent_size: int | None = None
+    sample_rate: int | None = None
+    channels: int | None = None
+    buffered: bool = False
+
+
+@dataclass
+class Prepared:
+    """A host module and the measure of it.
+
+    Attributes:
+        host: to be scripted.
+        facts: its numbers.
+        reference: the plain model with the host's controls, without anything random: (B, C, T) -> (B, C', T), T a multiple of the hop.
+        receptive_field: samples to the left and to the right of an output sample that the reference looks at.
+        warnings: what a person should know before using the file.
+    """
+
+    host: HostModel
+    facts: HostFacts
+    reference: Callable[[Tensor], Tensor]
+    receptive_field: tuple[int, int]
+    warnings: list[str]
+
+
+class ScaledNoise(nn.Module):
+    """A noise branch with a gain that a host can turn.
+
+    Args:
+        branch: draws noise from features.
+        level: gain, shared between all branches of a model. Shape (1,).
+    """
+
+    def __init__(self, branch: nn.Module, level: Tensor) -> None:
+        super().__init__()
+        self.branch = branch
+        self.register_buffer("level", level)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C', T)."""
+        return self.branch(x) * self.level
+
+
+def scale_noise(model: nn.Module, level: Tensor) -> int:
+    """Give every noise branch of a model, in place, one common gain; returns how many there are."""
+    branches = 0
+    for module in list(model.modules()):
+        for name, child in list(module.named_children()):
+            if isinstance(child, (NoiseGenerator, NoiseGeneratorV2)):
+                setattr(module, name, ScaledNoise(child, level))
+                branches += 1
+    return branches
+
+
+class CodecParts(StreamParts):
+    """The two halves of a codec without what TorchScript cannot read.
+
+    Args:
+        codec: streaming or plain, with submodules ``pqmf``, ``encoder`` and ``decoder``.
+    """
+
+    def __init__(self, codec: Autoencoder) -> None:
+        super().__init__()
+        self.pqmf = codec.pqmf
+        self.encoder = codec.encoder
+        self.decoder = codec.decoder
+
+    def encode_stream(self, x: Tensor, temperature: float) -> Tensor:
+        """(B, C, T) -> (B, D, T / hop)."""
+        return self.encoder.sample(self.encoder(self.pqmf.encode(x)), temperature)
+
+    def decode_stream(self, z: Tensor) -> Tensor:
+        """(B, D, N) -> (B, C, N * hop)."""
+        return self.pqmf.decode(self.decoder(z))
+
+
+def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
+    if options.latent_size is not None and not 1 <= options.latent_size <= codec.latent_dim:
+        raise UserError(
+            f"--latent_size {options.latent_size}: this model has {codec.latent_dim} latents; choose between 1 and {codec.latent_dim}"
+        )
+    if not 0 < options.fidelity < 1:
+        raise UserError(f"--fidelity {options.fidelity} is a share of variance; choose it between 0 and 1, for example 0.95")
+    if options.channels is not None and options.channels < 1:
+        raise UserError(f"--channels {options.channels}: a model needs at least one output")
+    if options.sample_rate is not None and options.sample_rate < codec.sample_rate:
+        ratio = rate_ratio(codec.sample_rate, options.sample_rate)
+        if codec.hop % ratio:
+            raise UserError(
+                f"--sr {options.sample_rate}: the hop of {codec.hop} samples at {codec.sample_rate} Hz is no whole number of samples there"
+            )
+
+
+def _gather_warnings(codec: Autoencoder, options: ExportOptions, hop: int) -> list[str]:
+    found = []
+    if not options.streaming:
+        found.append(
+            "this export does not stream: it forgets everything between blocks and WILL CLICK at every block in a host; "
+            "leave --nostreaming out for live use"
+        )
+    if options.latent_size is None and not codec.fidelity.any():
+        found.append(
+            "the latents of this run were never analysed (no validation happened yet), so all of them are exported and --fidelity has "
+            "no effect; train longer, or set --latent_size"
+        )
+    if hop & (hop - 1):
+        found.append(
+            f"one latent frame is {hop} samples, no power of two: nn~ works in blocks of powers of two and cannot run this file"
+        )
+    return found
+
+
+def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptions) -> Callable[[Tensor], Tensor]:
+    """The plain model as the host should hear it: posterior means, shown controls only, no noise, resampled without delay.
+
+    Args:
+        codec: plain.
+        controls: as in the host module.
+        options: sample rate and output channels.
+    """
+    quiet = copy.deepcopy(controls)
+    quiet.temperature = 0.0
+    plain = copy.deepcopy(codec).eval()
+    scale_noise(plain, torch.zeros(1))
+    target = options.sample_rate or codec.sample_rate
+    enter: nn.Module = nn.Identity()
+    leave: nn.Module = nn.Identity()
+    if target != codec.sample_rate:
+        ratio = rate_ratio(codec.sample_rate, target)
+        up, down = Interpolator(ratio), Decimator(ratio)
+        enter, leave = (down, up) if target > codec.sample_rate else (up, down)
+    channels = options.channels or codec.channels
+
+    @torch.no_grad()
+    def reference(audio: Tensor) -> Tensor:
+        x = audio if isinstance(enter, nn.Identity) else enter.offline(audio)
+        y = plain.decode(quiet.hidden(quiet.shown(plain.encode(x, deterministic=True).z)))
+        y = y if isinstance(leave, nn.Identity) else leave.offline(y)
+        return y.repeat(1, -(-channels // y.shape[1]), 1)[:, :channels]
+
+    return reference
+
+
+@torch.no_grad()
+def lay_out_state(host: HostModel, facts: HostFacts) -> None:
+    """Give every state its shape for one row, silent: a host's first block then takes the same way through the graph as all others."""
+    host(torch.zeros(1, facts.channels, facts.hop))
+    rooms: list[tuple[nn.Module, str, Tensor]] = []
+    for module in host.modules():
+        if isinstance(module, Memory):
+            rooms.append((module, "past", torch.zeros_like(module.past)))
+        elif isinstance(module, ConvTranspose1d):
+            rooms.append((module, "tail", torch.zeros_like(module.tail)))
+    reset(host)
+    for module, name, silent in rooms:
+        setattr(module, name, silent)
+    host.set_buffered(int(facts.buffered))
+
+
+def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
+    """Make a host module of a codec, which stays as it is.
+
+    Args:
+        codec: trained.
+        options: what the file should be.
+
+    Returns:
+        The module, its facts, and the plain model to compare it with.
+
+    Raises:
+        UserError: options that the codec cannot meet.
+    """
+    _check_options(codec, options)
+    codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float())
+    controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
+    reference = make_reference(codec, controls, options)
+    left, right = codec.receptive_field()
+    offset = latency = 0
+    live = codec
+    if options.streaming:
+        live, info = streaming(codec, codec.hop)
+        offset, latency = info.offset, info.latency
+    level = torch.ones(1)
+    branches = scale_noise(live, level)
+    parts: StreamParts = CodecParts(live)
+    target = options.sample_rate or codec.sample_rate
+    hop = codec.hop
+    if target != codec.sample_rate:
+        parts = Resampled(parts, codec.sample_rate, target, offset=offset, latency=latency, hop=codec.hop)
+        offset, latency = parts.offset, parts.latency
+        reach = 2 * ZERO_CROSSINGS * max(1, target // codec.sample_rate)
+        hop, left, right = (math.ceil(samples * target / codec.sample_rate) for samples in (hop, left, right))
+        left, right = left + reach, right + reach
+    channels = options.channels or codec.channels
+    facts = HostFacts(
+        sample_rate=target,
+        channels=codec.channels,
+        target_channels=channels,
+        hop=hop,
+        latent_size=controls.size,
+        full_latent_size=controls.full_size,
+        labels=tuple(controls.labels()),
+        latency=latency,
+        offset=offset,
+        streaming=options.streaming,
+        buffered=options.buffered,
+        has_noise=branches > 0,
+    )
+    host = HostModel(parts, controls, facts=facts, noise_level=level).eval().requires_grad_(False)
+    lay_out_state(host, facts)
+    return Prepared(host, facts, reference, (left, right), _gather_warnings(codec, options, hop))
+

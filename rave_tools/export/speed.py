@@ -1,0 +1,93 @@
+"""How fast a file runs: in a process of its own, as a host loads it, with one thread as hosts should run it."""
+
+import multiprocessing
+import time
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+SECONDS_PER_SIZE = 2.0
+FEWEST_BLOCKS = 20
+LOAD_BLOCKS = 2
+"""The first blocks, in which the host's compiler specialises the graph; they are told apart from the others."""
+
+
+@dataclass(frozen=True)
+class BlockTimes:
+    """How long ``forward`` takes on blocks of one size.
+
+    Attributes:
+        hops: per block.
+        budget: duration of the block itself, in seconds.
+        median, worst: in seconds; worst is the 99th percentile.
+        blocks: measured.
+    """
+
+    hops: int
+    budget: float
+    median: float
+    worst: float
+    blocks: int
+
+    @property
+    def real_time_factor(self) -> float:
+        """Share of the block's duration that its computation takes; below 1 is faster than real time."""
+        return self.median / self.budget
+
+
+@dataclass(frozen=True)
+class Speed:
+    """What a fresh process measured.
+
+    Attributes:
+        load: seconds until the file is loaded.
+        first: seconds for each of the very first blocks.
+        budget: duration of such a block, in seconds.
+        times: per block size.
+    """
+
+    load: float
+    first: tuple[float, ...]
+    budget: float
+    times: tuple[BlockTimes, ...]
+
+
+def time_blocks(path: str, hops: tuple[int, ...], seconds: float) -> Speed:
+    """Load a file and play noise through it with one thread.
+
+    Args:
+        path: of the file.
+        hops: block sizes.
+        seconds: to spend on each size, at most.
+    """
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    module = torch.jit.load(path, map_location="cpu").eval()
+    load = time.perf_counter() - start
+    first: list[float] = []
+    times = []
+    with torch.inference_mode():
+        for count in hops:
+            size = count * int(module.hop)
+            budget = size / int(module.sr)
+            x = 0.1 * torch.randn(1, int(module.n_channels), size)
+            spent: list[float] = []
+            while len(spent) < FEWEST_BLOCKS or sum(spent) < seconds * (len(spent) < 1000):
+                start = time.perf_counter()
+                module.forward(x)
+                spent.append(time.perf_counter() - start)
+            first = first or spent[:LOAD_BLOCKS]
+            steady = sorted(spent[LOAD_BLOCKS + 1 :])
+            times.append(
+                BlockTimes(count, budget, steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))], len(steady))
+            )
+    return Speed(load, tuple(first), times[0].budget, tuple(times))
+
+
+def measure_speed(path: Path, hops: tuple[int, ...] = (1, 2, 4), seconds: float = SECONDS_PER_SIZE) -> Speed:
+    """``time_blocks`` in a process that has never seen the model."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(time_blocks, str(path), hops, seconds).result()

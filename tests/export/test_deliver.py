@@ -1,0 +1,187 @@
+"""Files as hosts load them: exact, complete, and never left behind when they are not."""
+
+import json
+
+import pytest
+import torch
+
+from rave_tools.errors import UserError
+from rave_tools.export import deliver
+from rave_tools.export.deliver import ExportFailed, describe, export
+from rave_tools.export.nn_tilde import FACTS_FILE, PRESERVED
+from rave_tools.export.prepare import ExportOptions
+from rave_tools.export.verify import make_quiet, play
+
+
+def make_file(tmp_path, codec, **options):
+    return export(codec, tmp_path / "model.ts", options=ExportOptions(**options), time_it=False)
+
+
+CASES = {
+    "mono": ({}, {}),
+    "noise branch, host twice as fast": ({"noise": True}, {"sample_rate": 88200}),
+    "host half as fast": ({"padding": "causal"}, {"sample_rate": 22050}),
+    "stereo": ({"channels": 2}, {}),
+    "mono to three outputs": ({"noise": True}, {"channels": 3}),
+    "stereo to one output": ({"channels": 2, "padding": "causal"}, {"channels": 1}),
+    "all latents, queue from the start": ({}, {"latent_size": 8, "buffered": True}),
+    "without streaming": ({}, {"streaming": False}),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_every_kind_of_file_verifies_itself(case, tmp_path, make_codec):
+    codec, options = CASES[case]
+    delivered = make_file(tmp_path, make_codec(**codec), **options)
+    assert delivered.verification.passed
+    assert delivered.frozen
+    assert (tmp_path / "model.ts").stat().st_size == delivered.size < 1_500_000
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
+    assert any("latency" in line for line in describe(delivered))
+    assert any("CLICK" in warning for warning in delivered.warnings) == (case == "without streaming")
+
+
+@pytest.fixture(scope="module")
+def mono(tmp_path_factory, make_codec):
+    path = tmp_path_factory.mktemp("mono") / "mono.ts"
+    return export(make_codec(noise=True), path, options=ExportOptions(), time_it=False)
+
+
+def load(delivered):
+    return torch.jit.load(str(delivered.path)).eval()
+
+
+def test_the_file_carries_its_facts(mono):
+    extra = {FACTS_FILE: ""}
+    module = torch.jit.load(str(mono.path), _extra_files=extra)
+    assert all(hasattr(module, name) for name in PRESERVED)
+    assert json.loads(extra[FACTS_FILE])["latency"] == mono.facts.latency == module.latency_samples
+    assert module.get_latency() == (mono.facts.latency,)
+    assert module.encode_params.tolist() == [1, 1, 4, 64]
+    assert module.decode_params.tolist() == [4, 64, 1, 1]
+    assert module.encode_output_labels[0] == "(signal) Latent dimension 1"
+
+
+def test_fidelity_chooses_a_power_of_two_and_latent_size_is_exact(tmp_path, make_codec):
+    assert make_file(tmp_path, make_codec(), fidelity=0.95).facts.latent_size == 4
+    assert make_file(tmp_path, make_codec(), latent_size=3).facts.latent_size == 3
+    with pytest.raises(UserError, match="8 latents; choose between 1 and 8"):
+        make_file(tmp_path, make_codec(), latent_size=9)
+
+
+def test_an_impulse_comes_out_no_earlier_than_causality_and_centred_on_the_latency(tmp_path, make_codec):
+    delivered = make_file(tmp_path, make_codec())
+    module = load(delivered)
+    make_quiet(module)
+    blocks = [delivered.facts.hop]
+    silence = torch.zeros(1, 1, 64 * 60)
+    tone = silence.clone()
+    at = 64 * 30 + 11
+    tone[..., at] = 1.0
+    before = play(module, silence, blocks)
+    module.set_reset(1)
+    change = (play(module, tone, blocks) - before).abs()[0, 0]
+    assert change[:at].max() < 1e-6
+    assert at <= change.argmax() <= at + 2 * delivered.facts.latency
+
+
+def test_temperature_and_noise_make_it_random_and_zero_makes_it_repeatable(mono):
+    module = load(mono)
+    x = 0.2 * torch.randn(1, 1, 640)
+
+    def twice():
+        runs = []
+        for _ in range(2):
+            module.set_reset(1)
+            runs.append(play(module, x, [64]))
+        return (runs[0] - runs[1]).abs().max()
+
+    assert twice() > 1e-4
+    module.set_temperature(0.0)
+    only_noise = twice()
+    assert only_noise > 0
+    module.set_noise(0.0)
+    assert twice() == 0
+    assert module.get_noise() == (0.0,)
+
+
+def test_rows_of_a_batch_do_not_hear_each_other(mono):
+    module = load(mono)
+    make_quiet(module)
+    x = 0.2 * torch.randn(3, 1, 640)
+    together = play(module, x, [64, 128])
+    for row in range(3):
+        module.set_reset(1)
+        alone = play(module, x[row : row + 1], [64, 128])
+        torch.testing.assert_close(alone, together[row : row + 1], atol=1e-6, rtol=0)
+
+
+def test_short_blocks_go_through_the_queue_one_hop_later(mono):
+    module = load(mono)
+    make_quiet(module)
+    x = 0.2 * torch.randn(1, 1, 6400)
+    direct = play(module, x, [64])
+    module.set_reset(1)
+    queued = play(module, x, [10])
+    assert module.get_buffered() == (1,)
+    assert module.get_latency() == (mono.facts.latency + 64,)
+    torch.testing.assert_close(queued[..., 64:], direct[..., : queued.shape[-1] - 64], atol=1e-6, rtol=0)
+    module.set_buffered(0)
+    assert module.get_latency() == (mono.facts.latency,)
+
+
+def test_the_answer_to_one_block_is_not_state_of_the_module(mono):
+    module = load(mono)
+    with torch.inference_mode():
+        first = module.encode(torch.randn(1, 1, 64))
+        kept = first.clone()
+        first.fill_(1e9)
+        second = module.encode(torch.zeros(1, 1, 64))
+    assert torch.isfinite(kept).all() and second.abs().max() < 1e3
+
+
+def test_stereo_mode_as_switch_of_any_kind(mono):
+    module = load(mono)
+    for switch in (True, 1, torch.tensor(1)):
+        module.set_stereo_mode(switch)
+        assert module.decode(torch.zeros(2, 8, 3)).shape == (1, 2, 192)
+        module.set_stereo_mode(False)
+    assert module.decode(torch.zeros(2, 4, 3)).shape == (2, 1, 192)
+
+
+def test_a_file_that_fails_is_not_left_behind_and_an_older_one_stays(tmp_path, make_codec, monkeypatch):
+    old = make_file(tmp_path, make_codec()).path.read_bytes()
+    real = deliver.prepare
+
+    def wrong_latency(codec, options):
+        prepared = real(codec, options)
+        prepared.reference = lambda audio: 2 * audio
+        return prepared
+
+    monkeypatch.setattr(deliver, "prepare", wrong_latency)
+    with pytest.raises(ExportFailed, match="equal the plain model: max error"):
+        make_file(tmp_path, make_codec())
+    assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
+    assert (tmp_path / "model.ts").read_bytes() == old
+
+
+def test_freezing_that_changes_something_is_taken_back_loudly(tmp_path, make_codec, monkeypatch):
+    monkeypatch.setattr(deliver, "missing_names", lambda module: ["encode_params"])
+    delivered = make_file(tmp_path, make_codec())
+    assert not delivered.frozen
+    assert any("freezing lost encode_params" in warning for warning in delivered.warnings)
+
+
+def test_speed_is_measured_in_a_fresh_process(mono):
+    speed = deliver.measure_speed(mono.path, seconds=0.05)
+    assert [times.hops for times in speed.times] == [1, 2, 4]
+    assert all(times.median > 0 and times.worst >= times.median for times in speed.times)
+    assert len(speed.first) == 2
+
+
+def test_a_run_without_latent_analysis_says_so(tmp_path, make_codec):
+    codec = make_codec()
+    codec.fidelity.zero_()
+    delivered = make_file(tmp_path, codec)
+    assert delivered.facts.latent_size == 8
+    assert any("never analysed" in warning for warning in delivered.warnings)
