@@ -1,4 +1,4 @@
-"""Write tests/fixtures/*.pt by running acids-rave 2.3.1 on small models; see tests/fixtures/README.md for what is in them.
+"""Write tests/fixtures/*.pt by running acids-rave 2.3.1 on small models; tests/fixtures/README.md says what they hold.
 
 Run with a Python that can import `rave` (the PyPI package acids-rave 2.3.1), never as part of the tests:
 
@@ -29,7 +29,7 @@ def configure(configs: list[str], overrides: list[str]) -> None:
 
 
 def build(configs: list[str], overrides: list[str], channels: int) -> rave.RAVE:
-    """A model of the peer with lively weights: every length of a weight-normalised row and every bias is scaled at random."""
+    """A model of the peer with lively weights."""
     configure(configs, overrides)
     torch.manual_seed(0)
     model = rave.RAVE(n_channels=channels)
@@ -180,7 +180,12 @@ def make_discriminators() -> dict[str, Any]:
         "spectral_2d": (discriminator.MultiScaleSpectralDiscriminator, 1),
         "combined": (discriminator.CombineDiscriminators, 1),
     }
-    out: dict[str, Any] = {"capacity": 4, "spectral_1d_scales": [128, 64], "periods": [2, 3, 5], "spectral_2d_scales": [64]}
+    out: dict[str, Any] = {
+        "capacity": 4,
+        "spectral_1d_scales": [128, 64],
+        "periods": [2, 3, 5],
+        "spectral_2d_scales": [64],
+    }
     for name, (cls, channels) in cases.items():
         if name == "spectral_2d":
             configure(["v2.gin", "spectral_discriminator.gin"], overrides + spectral)
@@ -215,7 +220,9 @@ def make_losses() -> dict[str, Any]:
         return lambda: core.MultiScaleSTFT(scales=scales, sample_rate=44100, **options)
 
     out["audio_distance"] = with_gradient(core.AudioDistanceV1(stft(), 1e-7), target, estimate)
-    out["audio_distance_normalized"] = with_gradient(core.AudioDistanceV1(stft(normalized=True), 1e-5), target, estimate)
+    out["audio_distance_normalized"] = with_gradient(
+        core.AudioDistanceV1(stft(normalized=True), 1e-5), target, estimate
+    )
     phase = core.WeightedInstantaneousSpectralDistance(stft(magnitude=False), weighted=True)
     out["phase_distance"] = with_gradient(phase, target, estimate)
 
@@ -229,14 +236,20 @@ def make_losses() -> dict[str, Any]:
             def difference(x: Tensor, y: Tensor, norm: str = norm, relative: bool = relative) -> Tensor:
                 return core.mean_difference(x, y, norm, relative)
 
-            out[f"mean_difference_{norm}_{'relative' if relative else 'absolute'}"] = with_gradient(difference, target, estimate)
+            out[f"mean_difference_{norm}_{'relative' if relative else 'absolute'}"] = with_gradient(
+                difference, target, estimate
+            )
     mel = core.MelScale(44100, 1024, 80).mel
     out["mel_44100_1024_80"] = mel
     out["adversarial"] = {}
     torch.manual_seed(8)
     real, fake = 2 * torch.randn(3, 1, 40), 2 * torch.randn(3, 1, 40)
     out["score_real"], out["score_fake"] = real, fake
-    for name, function in {"hinge": core.hinge_gan, "least_squares": core.ls_gan, "nonsaturating": core.nonsaturating_gan}.items():
+    for name, function in {
+        "hinge": core.hinge_gan,
+        "least_squares": core.ls_gan,
+        "nonsaturating": core.nonsaturating_gan,
+    }.items():
         r, f = real.clone().requires_grad_(), fake.clone().requires_grad_()
         dis, gen = function(r, f)
         (gradient_gen,) = torch.autograd.grad(gen, f, retain_graph=True)
@@ -282,7 +295,12 @@ def make_training(*, adversarial: bool) -> dict[str, Any]:
     watched = ["encoder.encoder.net.0.weight_v", "decoder.net.0.weight_v", "decoder.net.2.weight_g",
                "discriminator.discriminators.1.layers.0.net.0.weight_v"]  # fmt: skip
     hidden = ("pqmf.", "audio_distance.", "multiband_audio_distance.", "receptive_field")
-    out: dict[str, Any] = {"overrides": overrides, "receptive_field": list(field), "initial": state(model, *hidden), "steps": []}
+    out: dict[str, Any] = {
+        "overrides": overrides,
+        "receptive_field": list(field),
+        "initial": state(model, *hidden),
+        "steps": [],
+    }
     out["x"] = sound(2, 1, length).half()
     parameters = dict(model.named_parameters())
     for index in range(3):

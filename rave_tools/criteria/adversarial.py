@@ -1,0 +1,128 @@
+"""The game between a generator and its critic: each side's loss, and the distance between what the critic saw."""
+
+from collections.abc import Callable, Sequence
+from typing import Literal, TypeVar
+
+from torch import Tensor
+from torch.nn import functional as F
+
+from rave_tools.contracts import Features
+from rave_tools.criteria.distances import Norm, mean_differences
+
+Loss = TypeVar("Loss")
+Kind = Literal["hinge", "least_squares", "nonsaturating"]
+
+
+def discriminator_loss(kind: Kind = "hinge") -> Callable[[Tensor, Tensor], Tensor]:
+    """What the critic minimises: (real logits, fake logits) -> scalar.
+
+    Source: hinge: Lim and Ye, "Geometric GAN", 2017; least squares: Mao et al., 2017; nonsaturating: Goodfellow et al.,
+    2014.
+    """
+    return _pick(kind, _DISCRIMINATOR_LOSSES)
+
+
+def generator_loss(kind: Kind = "hinge") -> Callable[[Tensor], Tensor]:
+    """What the generator minimises: (fake logits) -> scalar."""
+    return _pick(kind, _GENERATOR_LOSSES)
+
+
+def hinge(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides of the hinge game: (discriminator's loss, generator's loss)."""
+    return _hinge_discriminator(score_real, score_fake), _hinge_generator(score_fake)
+
+
+def least_squares(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides of the least-squares game: (discriminator's loss, generator's loss)."""
+    return _squares_discriminator(score_real, score_fake), _squares_generator(score_fake)
+
+
+def nonsaturating(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
+    """Both sides of the classic game, in a form that never saturates: (discriminator's loss, generator's loss)."""
+    return _logistic_discriminator(score_real, score_fake), _logistic_generator(score_fake)
+
+
+class FeatureMatching:
+    """Distance between the critic's feature maps of real and generated sound.
+
+    Averaged over the maps of a scale, then over the scales.
+
+    Args:
+        norm: ``L1`` or ``L2``.
+        relative: divide each map's distance by the real map's own mean size.
+        skip: feature maps left out at the start of each scale; the first is close to the waveform and insists on its
+            phase.
+        include_logits: count the verdict as the last map, as RAVE does.
+
+    Source: Kumar et al., "MelGAN", 2019, section 2.3.
+    """
+
+    losses = ("feature_matching",)
+
+    def __init__(self, *, norm: Norm = "L1", relative: bool = True, skip: int = 1, include_logits: bool = True) -> None:
+        self.norm = norm
+        self.relative = relative
+        self.skip = skip
+        self.include_logits = include_logits
+
+    def __call__(self, real: Sequence[Features], fake: Sequence[Features]) -> Tensor:
+        """One Features per scale, twice -> scalar."""
+        reals, fakes = [self._maps(f) for f in real], [self._maps(f) for f in fake]
+        distances = mean_differences(
+            [m.detach() for maps in reals for m in maps],
+            [m for maps in fakes for m in maps],
+            norm=self.norm,
+            relative=self.relative,
+        )
+        by_scale = distances.split([len(maps) for maps in reals])
+        return sum(scale.mean() for scale in by_scale) / len(by_scale)
+
+    def _maps(self, features: Features) -> list[Tensor]:
+        maps = [*features.maps, *([features.logits] if self.include_logits else [])][self.skip :]
+        if not maps:
+            raise ValueError(
+                f"FeatureMatching.skip is {self.skip}, but a scale has only {len(features.maps)} feature maps"
+            )
+        return maps
+
+
+def _hinge_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    return F.relu(1 - real).mean() + F.relu(1 + fake).mean()
+
+
+def _hinge_generator(fake: Tensor) -> Tensor:
+    return -fake.mean()
+
+
+def _squares_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    return (real - 1).square().mean() + fake.square().mean()
+
+
+def _squares_generator(fake: Tensor) -> Tensor:
+    return (fake - 1).square().mean()
+
+
+def _logistic_discriminator(real: Tensor, fake: Tensor) -> Tensor:
+    return F.softplus(-real).mean() + F.softplus(fake).mean()
+
+
+def _logistic_generator(fake: Tensor) -> Tensor:
+    return F.softplus(-fake).mean()
+
+
+_DISCRIMINATOR_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "hinge": _hinge_discriminator,
+    "least_squares": _squares_discriminator,
+    "nonsaturating": _logistic_discriminator,
+}
+_GENERATOR_LOSSES: dict[str, Callable[[Tensor], Tensor]] = {
+    "hinge": _hinge_generator,
+    "least_squares": _squares_generator,
+    "nonsaturating": _logistic_generator,
+}
+
+
+def _pick(kind: str, table: dict[str, Loss]) -> Loss:
+    if kind not in table:
+        raise ValueError(f"kind of adversarial loss is {kind!r}; it is one of {', '.join(table)}")
+    return table[kind]

@@ -1,0 +1,217 @@
+"""Distances between spectra at several resolutions: a large window hears pitch, a small one hears attacks."""
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from rave_tools.criteria.distances import Norm, mean_difference, mean_differences
+from rave_tools.criteria.waveform import WaveformDistance
+from rave_tools.dsp import spectral
+
+
+class MultiScaleSTFT(nn.Module):
+    """Spectra at several scales, hop a quarter of the window.
+
+    Args:
+        scales: window lengths in samples.
+        normalized: divide by the windows' Euclidean norms.
+        magnitude: return magnitudes, else complex values.
+        num_mels: filter the complex spectra with that many mel bands.
+        sample_rate: in hertz, needed with num_mels.
+    """
+
+    def __init__(
+        self,
+        scales: Sequence[int] = (2048, 1024, 512, 256, 128),
+        *,
+        normalized: bool = False,
+        magnitude: bool = True,
+        num_mels: int | None = None,
+        sample_rate: int | None = None,
+    ) -> None:
+        super().__init__()
+        if num_mels is not None and sample_rate is None:
+            raise ValueError("MultiScaleSTFT.num_mels needs MultiScaleSTFT.sample_rate in hertz")
+        self.scales = tuple(scales)
+        self.normalized = normalized
+        self.magnitude = magnitude
+        self.minimum_length = max(self.scales)
+        self.num_mels = num_mels
+        for scale in self.scales if num_mels is not None else ():
+            self.register_buffer(f"mel_{scale}", spectral.mel_filters(sample_rate, scale, num_mels), persistent=False)
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        """(B, C, T) -> one (B*C, F, N) per scale, float32 or complex64."""
+        with torch.autocast(x.device.type, enabled=False):
+            x = x.float().flatten(0, -2)
+            return [self._at(x, scale) for scale in self.scales]
+
+    def _at(self, x: Tensor, scale: int) -> Tensor:
+        spectrum = spectral.stft(x, scale, normalized=self.normalized)
+        if self.num_mels is not None:
+            spectrum = getattr(self, f"mel_{scale}").to(spectrum.dtype) @ spectrum
+        return spectrum.abs() if self.magnitude else spectrum
+
+
+class AudioDistanceV1(nn.Module):
+    """RAVE's spectral distance.
+
+    At each scale: squared differences relative to the target's power, plus absolute differences of logarithms.
+
+    Args:
+        multiscale_stft: gives the spectra; an instance, or a function that makes one.
+        log_epsilon: added to magnitudes before the logarithm.
+
+    Source: Caillon and Esling, "RAVE: A variational autoencoder for fast and high-quality neural audio synthesis",
+    2021, section 3.1.1.
+    """
+
+    losses = ("spectral_distance",)
+
+    def __init__(self, multiscale_stft: nn.Module | Callable[[], nn.Module], *, log_epsilon: float = 1e-7) -> None:
+        super().__init__()
+        self.multiscale_stft = _instance(multiscale_stft)
+        self.log_epsilon = log_epsilon
+
+    @property
+    def minimum_length(self) -> int:
+        """Samples that the largest window needs."""
+        return self.multiscale_stft.minimum_length
+
+    def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) x 2 -> {"spectral_distance": scalar}. No gradient reaches the target."""
+        with torch.autocast(target.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.multiscale_stft(target)
+                wanted_logs = [torch.log(x + self.log_epsilon) for x in wanted]
+            came = self.multiscale_stft(estimate)
+            linear = mean_differences(wanted, came, norm="L2", relative=True).sum()
+            logarithmic = mean_differences(wanted_logs, [torch.log(y + self.log_epsilon) for y in came]).sum()
+        return {"spectral_distance": linear + logarithmic}
+
+
+class WeightedInstantaneousSpectralDistance(nn.Module):
+    """Distance of magnitudes, and of instantaneous frequencies: the phases' advance from frame to frame.
+
+    Args:
+        multiscale_stft: gives complex spectra (``magnitude = False``); an instance, or a function that makes one.
+        weighted: let quiet bins of the target count less, since their phase is noise.
+    """
+
+    losses = ("spectral_distance", "phase_distance")
+
+    def __init__(self, multiscale_stft: nn.Module | Callable[[], nn.Module], *, weighted: bool = False) -> None:
+        super().__init__()
+        self.multiscale_stft = _instance(multiscale_stft)
+        if self.multiscale_stft.magnitude:
+            raise ValueError("a phase distance needs complex spectra; bind MultiScaleSTFT.magnitude = False")
+        self.weighted = weighted
+
+    @property
+    def minimum_length(self) -> int:
+        """Samples that the largest window needs."""
+        return self.multiscale_stft.minimum_length
+
+    def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) x 2 -> {"spectral_distance": scalar, "phase_distance": scalar}."""
+        with torch.autocast(target.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.multiscale_stft(target)
+            came = self.multiscale_stft(estimate)
+            wanted_magnitudes = [x.abs() for x in wanted]
+            came_magnitudes = [y.abs() for y in came]
+            distance = mean_differences(wanted_magnitudes, came_magnitudes, norm="L2", relative=True).sum()
+            logs = [[torch.log1p(m) for m in magnitudes] for magnitudes in (wanted_magnitudes, came_magnitudes)]
+            distance = distance + mean_differences(*logs).sum()
+            phase = sum(self._phase_distance(x, y) for x, y in zip(wanted, came, strict=True))
+        return {"spectral_distance": distance, "phase_distance": phase}
+
+    def _phase_distance(self, wanted: Tensor, came: Tensor) -> Tensor:
+        wanted_frequency, came_frequency = _instantaneous_frequency(wanted), _instantaneous_frequency(came)
+        if self.weighted:
+            weight = torch.log1p(wanted.abs()[..., 2:]).clamp(0, 1)
+            wanted_frequency, came_frequency = wanted_frequency * weight, came_frequency * weight
+        return mean_difference(wanted_frequency, came_frequency, norm="L2")
+
+
+class SpectralDistance(nn.Module):
+    """Mean differences of one spectrogram, uncentred, as in EnCodec's losses.
+
+    Args:
+        n_fft: window in samples.
+        sample_rate: in hertz.
+        norm: ``L1``, ``L2`` or several to be added.
+        power: exponent of the magnitudes.
+        normalized: divide by the window's Euclidean norm.
+        mel: mel bands (HTK scale, filters of unit height), or None for the spectrum itself.
+
+    Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4.
+    """
+
+    losses = ("spectral_distance",)
+
+    def __init__(
+        self,
+        n_fft: int,
+        *,
+        sample_rate: int,
+        norm: Norm | Sequence[Norm] = "L1",
+        power: float = 1.0,
+        normalized: bool = False,
+        mel: int | None = None,
+    ) -> None:
+        super().__init__()
+        self.n_fft = n_fft
+        self.norms = (norm,) if isinstance(norm, str) else tuple(norm)
+        self.power = power
+        self.normalized = normalized
+        self.minimum_length = n_fft
+        filters = spectral.mel_filters(sample_rate, n_fft, mel, scale="htk", normalized=False) if mel else None
+        self.register_buffer("filters", filters, persistent=False)
+
+    def spectrogram(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, F, N)."""
+        magnitude = spectral.stft(x.float(), self.n_fft, center=False, normalized=self.normalized).abs() ** self.power
+        return magnitude if self.filters is None else self.filters @ magnitude
+
+    def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) x 2 -> {"spectral_distance": scalar}."""
+        with torch.autocast(target.device.type, enabled=False):
+            with torch.no_grad():
+                wanted = self.spectrogram(target)
+            came = self.spectrogram(estimate)
+            return {"spectral_distance": sum(mean_difference(wanted, came, norm=norm) for norm in self.norms)}
+
+
+class EncodecAudioDistance(nn.Module):
+    """Absolute difference of the samples, and spectral distances at several scales.
+
+    Args:
+        scales: windows in samples.
+        spectral_distance: makes the distance of one scale.
+    """
+
+    losses = ("waveform_distance", "spectral_distance")
+
+    def __init__(self, scales: Sequence[int], *, spectral_distance: Callable[[int], nn.Module]) -> None:
+        super().__init__()
+        self.waveform_distance = WaveformDistance("L1")
+        self.spectral_distances = nn.ModuleList([spectral_distance(scale) for scale in scales])
+        self.minimum_length = max(scales)
+
+    def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) x 2 -> {"waveform_distance": scalar, "spectral_distance": scalar}."""
+        spectral_sum = sum(distance(target, estimate)["spectral_distance"] for distance in self.spectral_distances)
+        return {**self.waveform_distance(target, estimate), "spectral_distance": spectral_sum}
+
+
+def _instance(made_or_maker: nn.Module | Callable[[], nn.Module]) -> nn.Module:
+    return made_or_maker if isinstance(made_or_maker, nn.Module) else made_or_maker()
+
+
+def _instantaneous_frequency(spectrum: Tensor) -> Tensor:
+    """Phase advance from frame to frame, radians in [-pi, pi). Shape (..., F, N) -> (..., F, N - 2)."""
+    advance = spectrum.angle().diff(dim=-1)[..., 1:]
+    return torch.remainder(advance + math.pi, 2 * math.pi) - math.pi

@@ -1,0 +1,134 @@
+"""Short-time spectra and mel filters, equal to torchaudio's and librosa's without needing either."""
+
+import math
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+
+def stft(
+    signal: Tensor, n_fft: int, *, hop: int | None = None, center: bool = True, normalized: bool = False
+) -> Tensor:
+    """Complex spectra of overlapping frames under a periodic Hann window.
+
+    The same numbers as torchaudio's ``Spectrogram(n_fft, hop_length=hop, power=None)``. Frames whose length is a
+    multiple of the hop are gathered from whole hops: the gradient of that is four additions, where that of `torch.stft`
+    scatters sample by sample.
+
+    Args:
+        signal: waveforms, at least n_fft / 2 + 1 samples when centred, else n_fft. Shape (..., T).
+        n_fft: samples in a frame.
+        hop: samples between frames; a quarter of the frame by default.
+        center: mirror half a frame at both ends, so that frame n is centred on sample n * hop.
+        normalized: divide by the window's Euclidean norm, so that white noise has unit power whatever the frame.
+
+    Returns:
+        Shape (..., n_fft // 2 + 1, N), N = T // hop + 1 when centred, else (T - n_fft) // hop + 1.
+
+    Raises:
+        ValueError: the signal is too short for one frame.
+    """
+    hop = hop or n_fft // 4
+    shortest = n_fft // 2 + 1 if center else n_fft
+    if signal.shape[-1] < shortest:
+        raise ValueError(
+            f"a {n_fft}-point spectrum needs at least {shortest} samples, got {signal.shape[-1]}; "
+            "use longer signals or smaller scales"
+        )
+    flat = signal.reshape(-1, signal.shape[-1])
+    if center:
+        flat = F.pad(flat[:, None], (n_fft // 2, n_fft // 2), mode="reflect")[:, 0]
+    window = torch.hann_window(n_fft, dtype=signal.dtype, device=signal.device)
+    if normalized:
+        window = window / math.sqrt(0.375 * n_fft)  # the sum of a periodic Hann window's squares is 3/8 of its length
+    spectrum = torch.fft.rfft(frames(flat, n_fft, hop=hop) * window)
+    return spectrum.transpose(-1, -2).reshape(*signal.shape[:-1], n_fft // 2 + 1, -1)
+
+
+def frames(signal: Tensor, length: int, *, hop: int) -> Tensor:
+    """Overlapping windows of a signal.
+
+    Args:
+        signal: shape (..., T), T >= length.
+        length: samples in a frame.
+        hop: samples between frames.
+
+    Returns:
+        Shape (..., N, length), N = (T - length) // hop + 1.
+    """
+    if length % hop:
+        return signal.unfold(-1, length, hop)
+    count = (signal.shape[-1] - length) // hop + 1
+    overlap = length // hop
+    hops = signal[..., : (count + overlap - 1) * hop].unflatten(-1, (count + overlap - 1, hop))
+    return torch.cat([hops[..., i : i + count, :] for i in range(overlap)], -1)
+
+
+def mel_filters(
+    sample_rate: int,
+    n_fft: int,
+    num_mels: int,
+    *,
+    low: float = 0.0,
+    high: float | None = None,
+    scale: Literal["slaney", "htk"] = "slaney",
+    normalized: bool = True,
+) -> Tensor:
+    """Triangular filters at equal distances on the mel scale.
+
+    The defaults are librosa's; torchaudio's own are ``scale="htk", normalized=False``.
+
+    Args:
+        sample_rate: in hertz.
+        n_fft: samples in a frame of the spectra that will be filtered.
+        num_mels: filters.
+        low: lower edge of the first filter in hertz.
+        high: upper edge of the last one in hertz, half the sample rate by default.
+        scale: Slaney's (linear below 1 kHz, logarithmic above) or HTK's (logarithmic throughout).
+        normalized: give every filter unit area in hertz.
+
+    Returns:
+        Float32, shape (num_mels, n_fft // 2 + 1).
+
+    Source: Slaney, "Auditory Toolbox", 1998; Young et al., "The HTK Book", section 5.4.
+    """
+    high = sample_rate / 2 if high is None else high
+    if not 0 <= low < high <= sample_rate / 2:
+        raise ValueError(f"mel filters from {low} to {high} Hz do not fit a sample rate of {sample_rate} Hz")
+    to_mel, to_hertz = (_slaney_mel, _slaney_hertz) if scale == "slaney" else (_htk_mel, _htk_hertz)
+    ends = to_mel(np.array([low, high]))
+    edges = to_hertz(np.linspace(ends[0], ends[1], num_mels + 2))
+    bins = np.linspace(0, sample_rate / 2, n_fft // 2 + 1)
+    width = np.diff(edges)[:, None]
+    rising = (bins - edges[:-2, None]) / width[:-1]
+    falling = (edges[2:, None] - bins) / width[1:]
+    triangles = np.maximum(0, np.minimum(rising, falling))
+    if normalized:
+        triangles *= (2 / (edges[2:] - edges[:-2]))[:, None]
+    return torch.from_numpy(triangles.astype(np.float32))
+
+
+_KNEE_HERTZ = 1000.0
+_HERTZ_PER_MEL = 200.0 / 3
+_LOG_STEP = math.log(6.4) / 27
+
+
+def _slaney_mel(hertz: np.ndarray) -> np.ndarray:
+    above = np.log(np.maximum(hertz, _KNEE_HERTZ) / _KNEE_HERTZ) / _LOG_STEP
+    return np.minimum(hertz, _KNEE_HERTZ) / _HERTZ_PER_MEL + above
+
+
+def _slaney_hertz(mel: np.ndarray) -> np.ndarray:
+    knee = _KNEE_HERTZ / _HERTZ_PER_MEL
+    return np.where(mel < knee, mel * _HERTZ_PER_MEL, _KNEE_HERTZ * np.exp(_LOG_STEP * (mel - knee)))
+
+
+def _htk_mel(hertz: np.ndarray) -> np.ndarray:
+    return 2595 * np.log10(1 + hertz / 700)
+
+
+def _htk_hertz(mel: np.ndarray) -> np.ndarray:
+    return 700 * (10 ** (mel / 2595) - 1)
