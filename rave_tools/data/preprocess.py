@@ -1,0 +1,495 @@
+"""Audio files -> database: every file decoded once, in worker processes, records in the same order in every run.
+
+Workers decode ahead of their turn into a bounded buffer; the file whose turn it is streams straight through, so that a
+file of any size passes in constant memory. A thread writes: while it waits for the disk, decoding goes on.
+"""
+
+import multiprocessing
+import os
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
+from multiprocessing.connection import Connection, wait
+from pathlib import Path
+from typing import Any
+
+from rave_tools.data.decoding import DOWNMIXES, Chunk, Recipe, outcome, work
+from rave_tools.data.sources import (
+    BOOK_FILE,
+    EXTENSIONS,
+    JOURNAL_FILE,
+    Journal,
+    Search,
+    Source,
+    check_same_settings,
+    divide,
+    read_book,
+    search,
+    write_book,
+)
+from rave_tools.data.store import METADATA_FILE, DatabaseFacts, ExampleCodec, ExampleWriter, write_facts
+from rave_tools.errors import UserError
+
+BATCH_BYTES = 32 << 20
+AHEAD_BYTES = 384 << 20
+FORMAT = 1
+
+
+class PreprocessError(UserError):
+    """The files that were given do not make a database; the message says what was searched and found."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What a database is made from, and how.
+
+    Attributes:
+        input_path: folders or files.
+        output_path: the database's folder.
+        num_signal: samples that training takes at once; a record holds twice as many.
+        channels: of the records.
+        sampling_rate: of the records, in hertz.
+        ext: extensions that count as audio.
+        lazy: store references to the files in place of samples.
+        downmix: mean, first or random: how one channel is made of several.
+        validation_share: percent of the seconds set aside, by file.
+    """
+
+    input_path: tuple[str, ...]
+    output_path: str
+    num_signal: int = 131072
+    channels: int = 1
+    sampling_rate: int = 44100
+    ext: tuple[str, ...] = EXTENSIONS
+    lazy: bool = False
+    downmix: str = "mean"
+    validation_share: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name in ("num_signal", "channels", "sampling_rate"):
+            if getattr(self, name) < 1:
+                raise PreprocessError(f"--{name} is {getattr(self, name)}; it must be at least 1")
+        if self.downmix not in DOWNMIXES:
+            raise PreprocessError(f"--downmix is {self.downmix!r}; choose one of {', '.join(DOWNMIXES)}")
+        if not 0 <= self.validation_share < 100:
+            raise PreprocessError(f"--validation_share is {self.validation_share}; it is a percentage from 0 to below 100")
+
+    @property
+    def recipe(self) -> Recipe:
+        """The part that a worker needs."""
+        return Recipe(self.channels, self.sampling_rate, 2 * self.num_signal, self.num_signal, self.downmix, self.lazy)
+
+    def identity(self) -> dict[str, Any]:
+        """What must be equal for two runs to mean the same database."""
+        return {"input_path": [os.path.abspath(os.path.expanduser(path)) for path in self.input_path], "num_signal": self.num_signal,
+                "channels": self.channels, "sampling_rate": self.sampling_rate,
+                "ext": sorted({extension.lower().lstrip(".") for extension in self.ext}), "lazy": self.lazy, "downmix": self.downmix,
+                "validation_share": self.validation_share}
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run is.
+
+    Attributes:
+        files_done: finished, of `files`.
+        files: in all.
+        bytes_done: size of what is finished, of `bytes`.
+        bytes: in all.
+        seconds: stored so far.
+        resumed: files that an earlier run had finished.
+    """
+
+    files_done: int
+    files: int
+    bytes_done: int
+    bytes: int
+    seconds: float
+    resumed: int
+
+
+@dataclass(frozen=True)
+class Summary:
+    """The result of a run, for the table at its end.
+
+    Attributes:
+        settings: of the run.
+        sources: every file that was found.
+        passed_over: other files by extension.
+        already_complete: the same command had made this database before.
+    """
+
+    settings: Settings
+    sources: list[Source]
+    passed_over: Mapping[str, int] = field(default_factory=dict)
+    already_complete: bool = False
+
+    @property
+    def used(self) -> list[Source]:
+        """Files that are in the database."""
+        return [source for source in self.sources if source.records]
+
+    @property
+    def skipped(self) -> list[Source]:
+        """Files that are not, each with its reason."""
+        return [source for source in self.sources if source.skipped]
+
+    @property
+    def stored_seconds(self) -> float:
+        """Seconds of sound in the database, padding not counted."""
+        return sum(source.samples for source in self.sources) / self.settings.sampling_rate
+
+    @property
+    def found_seconds(self) -> float:
+        """Seconds of sound in all files whose length is known."""
+        return sum(source.found_seconds for source in self.sources)
+
+    def split_seconds(self) -> tuple[float, float]:
+        """Seconds for training and for validation."""
+        chunk = self.settings.recipe.chunk
+        train = sum(source.samples if source.train_records == source.records else min(source.samples, source.train_records * chunk)
+                    for source in self.used)
+        return train / self.settings.sampling_rate, self.stored_seconds - train / self.settings.sampling_rate
+
+
+class _Recorder:
+    """Gathers records into batches; each is one transaction, then its lines in the journal, on one writing thread."""
+
+    def __init__(self, settings: Settings, journal: Journal, writer: ExampleWriter, entries: list[Source]):
+        self._settings, self._journal, self._writer = settings, journal, writer
+        self.entries = entries
+        self._codec: ExampleCodec | None = None
+        self._next = sum(entry.records for entry in entries)
+        self._file_first = self._next
+        self._file_samples = 0
+        self._chunks: list[tuple[Chunk, dict[str, str]]] = []
+        self._finished: list[Source] = []
+        self._size = 0
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
+        self._pending: Future[None] | None = None
+
+    def chunk(self, source: Source, chunk: Chunk) -> None:
+        """Add the next piece of the file in turn."""
+        self._chunks.append((chunk, {"path": source.path, "source": str(len(self.entries)), "start": str(self._file_samples),
+                                     "valid": str(chunk.valid)}))
+        self._file_samples += chunk.valid
+        self._size += len(chunk.pcm)
+        if self._size >= BATCH_BYTES:
+            self.flush()
+
+    def end(self, entry: Source) -> None:
+        """Close the file in turn."""
+        if self._settings.lazy and entry.records:
+            self._chunks.append((Chunk(b"", entry.samples), {
+                "path": entry.path, "length": repr(entry.found_seconds), "channels": str(entry.channels),
+                "source": str(len(self.entries)), "frames": str(entry.samples), "rate": str(entry.rate)}))
+        stored = self._next + len(self._chunks) - self._file_first
+        if stored > entry.records:
+            self._forget_file()
+        self.entries.append(entry)
+        self._finished.append(entry)
+        self._file_first = self._next + len(self._chunks)
+        self._file_samples = 0
+        if len(self._finished) >= 512:
+            self.flush()
+
+    def _forget_file(self) -> None:
+        """Take back the records of a file that turned out unusable after some of it was sent."""
+        keep = self._file_first - self._next
+        if keep >= 0:
+            del self._chunks[keep:]
+            return
+        self._chunks.clear()
+        self.join()
+        self._thread.submit(self._writer.truncate, self._file_first).result()
+        self._next = self._file_first
+
+    def flush(self) -> None:
+        """Hand the batch to the writing thread, after the previous one is safe."""
+        self.join()
+        self._pending = self._thread.submit(self._write, self._next, self._chunks, self._finished)
+        self._next += len(self._chunks)
+        self._chunks, self._finished, self._size = [], [], 0
+
+    def _write(self, first: int, chunks: list[tuple[Chunk, dict[str, str]]], finished: list[Source]) -> None:
+        if self._codec is None:
+            self._codec = ExampleCodec()
+        settings, codec = self._settings, self._codec
+        if settings.lazy:
+            records = [codec.reference(metadata) for _, metadata in chunks]
+        else:
+            records = [codec.audio(chunk.pcm, channels=settings.channels, sampling_rate=settings.sampling_rate, metadata=metadata)
+                       for chunk, metadata in chunks]
+        self._writer.append(first, records)
+        if finished:
+            self._journal.append(finished)
+
+    def join(self) -> None:
+        """Wait for the batch that is being written; its errors are raised here."""
+        if self._pending is not None:
+            pending, self._pending = self._pending, None
+            pending.result()
+
+    def close(self) -> None:
+        """Write what is left and stop the thread."""
+        try:
+            self.flush()
+            self.join()
+        finally:
+            self._thread.shutdown()
+
+
+class _Worker:
+    """A worker process, the task it has, and its end of the pipe."""
+
+    def __init__(self, recipe: Recipe):
+        context = multiprocessing.get_context("spawn")
+        self.connection: Connection
+        self.connection, child = context.Pipe()
+        self._process = context.Process(target=work, args=(child, recipe), daemon=True)
+        self._process.start()
+        child.close()
+        self.task: int | None = None
+
+    def give(self, index: int, source: Source) -> None:
+        """Hand over a file."""
+        self.task = index
+        self.connection.send((index, source))
+
+    def last_words(self) -> str:
+        """Why the process is gone."""
+        self._process.join(5)
+        return f"the decoder crashed on it (exit code {self._process.exitcode})"
+
+    def stop(self) -> None:
+        """End the process."""
+        self.connection.close()
+        self._process.terminate()
+        self._process.join(5)
+
+
+class _Decoding:
+    """Distributes files to workers and gives back what they send in the order of the files."""
+
+    def __init__(self, sources: Sequence[Source], first: int, recipe: Recipe, workers: int):
+        self._sources, self._recipe = sources, recipe
+        self._turn = self._next_task = first
+        self._buffers: dict[int, deque[Chunk | Source]] = {}
+        self._ahead = 0
+        self._workers = [_Worker(recipe) for _ in range(max(1, min(workers, len(sources) - first)))]
+
+    def run(self, receive: Callable[[Source, Chunk | Source], None]) -> None:
+        """Decode everything.
+
+        Args:
+            receive: called with the file and each of its chunks, last its entry, files in order.
+        """
+        for worker in self._workers:
+            self._assign(worker)
+        while self._turn < len(self._sources):
+            listening = [worker for worker in self._workers
+                         if worker.task is not None and (worker.task == self._turn or self._ahead < AHEAD_BYTES)]
+            ready = set(map(id, wait([worker.connection for worker in listening])))
+            for position, worker in enumerate(self._workers):
+                if id(worker.connection) in ready:
+                    self._hear(position, worker)
+            self._deliver(receive)
+
+    def _assign(self, worker: _Worker) -> None:
+        worker.task = None
+        if self._next_task < len(self._sources):
+            worker.give(self._next_task, self._sources[self._next_task])
+            self._buffers[self._next_task] = deque()
+            self._next_task += 1
+
+    def _hear(self, position: int, worker: _Worker) -> None:
+        task = worker.task
+        if task is None:
+            return
+        try:
+            _, item = worker.connection.recv()
+            if not isinstance(item, Source):
+                item = Chunk(worker.connection.recv_bytes(), item)
+        except (EOFError, OSError):
+            item = replace(self._sources[task], skipped=worker.last_words())
+            worker.stop()
+            self._workers[position] = worker = _Worker(self._recipe)
+        self._buffers[task].append(item)
+        if isinstance(item, Source):
+            self._assign(worker)
+        else:
+            self._ahead += len(item.pcm)
+
+    def _deliver(self, receive: Callable[[Source, Chunk | Source], None]) -> None:
+        while (buffer := self._buffers.get(self._turn)) is not None:
+            while buffer:
+                item = buffer.popleft()
+                receive(self._sources[self._turn], item)
+                if isinstance(item, Source):
+                    del self._buffers[self._turn]
+                    self._turn += 1
+                    break
+                self._ahead -= len(item.pcm)
+            else:
+                return
+
+    def stop(self) -> None:
+        """End the workers."""
+        for worker in self._workers:
+            worker.stop()
+
+
+def _matching_prefix(entries: Sequence[Source], sources: Sequence[Source]) -> list[Source]:
+    """The finished files that the present search finds again, unchanged, in the same places."""
+    kept = []
+    for entry, source in zip(entries, sources, strict=False):
+        if not entry.same_file(source):
+            break
+        kept.append(entry)
+    return kept
+
+
+def _search(settings: Settings) -> Search:
+    found = search(settings.input_path, settings.ext)
+    if not found.sources:
+        others = ", ".join(f"{count} .{extension}" if extension != "no extension" else f"{count} without extension"
+                           for extension, count in found.passed_over.most_common(6))
+        raise PreprocessError(f"no audio found: searched {', '.join(settings.input_path)} for {', '.join(settings.ext)}; there "
+                              f"{'are only ' + others + ' (name others with --ext)' if others else 'are no files at all'}")
+    return found
+
+
+def _refuse_foreign_folder(database: Path) -> None:
+    """Never write into a folder that holds something else, in particular the user's own files."""
+    if database.exists() and not database.is_dir():
+        raise PreprocessError(f"{database}: is a file; --output_path must name a folder")
+    if not database.is_dir():
+        return
+    if (database / METADATA_FILE).is_file() and not (database / BOOK_FILE).is_file():
+        raise PreprocessError(f"{database}: holds a database that another tool made; choose another --output_path")
+    ours = (database / JOURNAL_FILE).is_file() or (database / BOOK_FILE).is_file()
+    if not ours and (database / "data.mdb").is_file():
+        raise PreprocessError(f"{database}: holds an unfinished database that another tool made; delete it or choose another --output_path")
+    if not ours and any(database.iterdir()):
+        raise PreprocessError(f"{database}: this folder is not empty; --output_path must name a new or empty one")
+
+
+def survey(settings: Settings) -> Summary:
+    """Say what a run would do, from headers only; nothing is written.
+
+    Args:
+        settings: of the run.
+
+    Returns:
+        A summary with estimated lengths.
+
+    Raises:
+        PreprocessError: nothing to do.
+    """
+    found = _search(settings)
+    recipe = replace(settings.recipe, lazy=True)
+    entries = []
+    for index, source in enumerate(found.sources):
+        entry = [item for item in outcome(source, recipe, seed=index) if isinstance(item, Source)][0]
+        records = -(-entry.samples // recipe.chunk) if not settings.lazy else entry.records
+        entries.append(replace(entry, records=records))
+    return Summary(settings, divide(entries, settings.validation_share), dict(found.passed_over))
+
+
+def preprocess(settings: Settings, *, workers: int | None = None, strict: bool = False,
+               report: Callable[[Progress], None] | None = None) -> Summary:
+    """Make a database, or go on with one that an interrupted run of the same settings left.
+
+    Args:
+        settings: what to make.
+        workers: processes that decode; None for one per core.
+        strict: a file that cannot be used whole is an error.
+        report: called as the run proceeds.
+
+    Returns:
+        What became of each file.
+
+    Raises:
+        PreprocessError: nothing usable was found, or, if strict, something was not usable.
+        StoreError: the folder holds something else, or the disk is full.
+        KeyboardInterrupt: what was finished is kept; the same call goes on.
+    """
+    database = Path(settings.output_path)
+    _refuse_foreign_folder(database)
+    if (database / METADATA_FILE).is_file():
+        made_with, sources = read_book(database)
+        check_same_settings(database, made_with, settings.identity())
+        return Summary(settings, sources, already_complete=True)
+    found = _search(settings)
+    journal = Journal(database, settings.identity())
+    earlier = _matching_prefix(journal.entries() or [], found.sources)
+    writer = ExampleWriter(database)
+    try:
+        writer.truncate(sum(entry.records for entry in earlier))
+        journal.restart(earlier)
+        sources = _record(settings, found, journal, writer, earlier, workers or _cores(), report)
+    finally:
+        writer.close()
+        journal.close()
+    summary = Summary(settings, divide(sources, settings.validation_share), dict(found.passed_over))
+    _check(summary, strict=strict)
+    _complete(summary, journal)
+    return summary
+
+
+def _record(settings: Settings, found: Search, journal: Journal, writer: ExampleWriter, earlier: list[Source], workers: int,
+            report: Callable[[Progress], None] | None) -> list[Source]:
+    """Decode and write everything that is not yet there."""
+    total = sum(source.size for source in found.sources)
+    recorder = _Recorder(settings, journal, writer, list(earlier))
+    done = sum(source.size for source in earlier)
+    samples = sum(source.samples for source in earlier)
+
+    def receive(source: Source, item: Chunk | Source) -> None:
+        nonlocal done, samples
+        if isinstance(item, Chunk):
+            recorder.chunk(source, item)
+            samples += item.valid
+        else:
+            recorder.end(item)
+            done += source.size
+        if report is not None:
+            report(Progress(len(recorder.entries), len(found.sources), done, total, samples / settings.sampling_rate, len(earlier)))
+
+    decoding = _Decoding(found.sources, len(earlier), settings.recipe, workers)
+    try:
+        decoding.run(receive)
+    finally:
+        decoding.stop()
+        recorder.close()
+    return recorder.entries
+
+
+def _check(summary: Summary, *, strict: bool) -> None:
+    reasons = [f"{source.path}: {source.skipped or '; '.join(source.notes)}" for source in summary.sources
+               if source.skipped or any(note.startswith("damaged") for note in source.notes)]
+    shown = "\n  ".join(reasons[:20]) + (f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else "")
+    if not summary.used:
+        raise PreprocessError(f"nothing usable in {', '.join(summary.settings.input_path)}: {len(summary.sources)} files found, "
+                              f"all skipped:\n  {shown}")
+    if strict and reasons:
+        raise PreprocessError(f"--strict: {len(reasons)} of {len(summary.sources)} files cannot be used whole:\n  {shown}\n"
+                              "mend or remove them, or leave out --strict; what is done is kept")
+
+
+def _complete(summary: Summary, journal: Journal) -> None:
+    settings = summary.settings
+    database = Path(settings.output_path)
+    train, validation = summary.split_seconds()
+    write_book(database, settings.identity(), summary.sources)
+    extra = {"format": FORMAT, "num_signal": settings.num_signal, "chunk": settings.recipe.chunk, "downmix": settings.downmix,
+             "records": sum(source.records for source in summary.sources), "files": len(summary.used), "train_seconds": train,
+             "validation_seconds": validation}
+    write_facts(database, DatabaseFacts(settings.channels, settings.sampling_rate, summary.stored_seconds, settings.lazy, extra))
+    journal.remove()
+
+
+def _cores() -> int:
+    affinity = getattr(os, "sched_getaffinity", None)
+    return len(affinity(0)) if affinity else os.cpu_count() or 1
