@@ -187,6 +187,17 @@ class AutoencoderTrainingWrapper(LightningModule):
             reconstruction, _ = self.reconstruct(audio)
         return self.adversary.discriminator_losses(reconstruction.target, reconstruction.estimate)
 
+    @torch.no_grad()
+    def declared_losses(self) -> list[str]:
+        """Names of everything that any phase will minimise, for a combiner to compare with its weights."""
+        window = torch.zeros(1, self.codec.channels, 8 * self.codec.hop, device=self.device)
+        names = list(self.codec.encode_bands(self.codec.to_bands(window)).penalties)
+        for judge in self.judges:
+            names += [f"{judge.name}_{key}" for key in getattr(judge.criterion, "losses", ())]
+        if self.adversary is not None:
+            names += ["adversarial", *(["feature_matching"] if self.adversary.feature_matching is not None else [])]
+        return names
+
     def reconstruct(
         self, audio: Tensor, *, encoder_frozen: bool = False, deterministic: bool = False
     ) -> tuple[Reconstruction, Latent]:
@@ -285,5 +296,5 @@ class AutoencoderTrainingWrapper(LightningModule):
             self.validation.add(reconstruction, latent)
 
     def on_validation_epoch_end(self) -> None:
-        """Closes the verdict; while the encoder still learns, its latents are analysed anew."""
-        self.validation.finish(self.codec, latents=not self.phase.encoder_frozen)
+        """Closes the verdict and analyses the latents."""
+        self.validation.finish(self.codec)

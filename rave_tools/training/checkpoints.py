@@ -17,7 +17,12 @@ Write = Callable[[str, dict[str, Any]], Any]
 
 
 def capture(
-    trainer: Trainer, wrapper: AutoencoderTrainingWrapper, *, config_text: str, ema: EMA | None, best: float
+    trainer: Trainer,
+    wrapper: AutoencoderTrainingWrapper,
+    *,
+    config_text: str,
+    ema: EMA | None = None,
+    facts: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The whole state of a run as tensors, numbers and strings.
 
@@ -28,7 +33,7 @@ def capture(
         wrapper: weights and counters.
         config_text: the effective configuration, so that a lone file can be opened.
         ema: averaged weights, saved under ``ema``.
-        best: the best validation distance so far.
+        facts: further plain values, saved under ``rave_tools``.
     """
     scaler = getattr(trainer.precision_plugin, "scaler", None)
     state = {
@@ -38,10 +43,10 @@ def capture(
         "config": config_text,
         "rave_tools": {
             "version": rave_tools.__version__,
+            **(facts or {}),
             **wrapper.counters.as_dict(),
             "seed": wrapper.seed,
             "phase": wrapper.phase.number,
-            "best_distance": best,
             "receptive_field": list(wrapper.receptive_field),
         },
     }
@@ -139,6 +144,9 @@ class Checkpoints(Callback):
         early: the first checkpoint comes at this update.
         minutes: longest time without a checkpoint.
         report: told when a periodic checkpoint could not be written.
+        config_text: effective configuration.
+        ema: averaged weights to save along.
+        facts: plain values to save along.
         best: best validation distance of the run so far.
     """
 
@@ -150,6 +158,7 @@ class Checkpoints(Callback):
         report: Callable[[str], None],
         config_text: str,
         ema: EMA | None = None,
+        facts: Mapping[str, Any] | None = None,
         early: int = 100,
         minutes: float = 10.0,
         best: float = float("inf"),
@@ -162,6 +171,7 @@ class Checkpoints(Callback):
         self._report = report
         self._config_text = config_text
         self._ema = ema
+        self._facts = dict(facts or {})
         self._saved = -1
         self._kept = -1
         self._time = time.monotonic()
@@ -179,7 +189,11 @@ class Checkpoints(Callback):
         """Writes the present state under each of the names."""
         if self._trainer.is_global_zero:
             state = capture(
-                self._trainer, self._wrapper, config_text=self._config_text, ema=self._ema, best=self.best
+                self._trainer,
+                self._wrapper,
+                config_text=self._config_text,
+                ema=self._ema,
+                facts={**self._facts, "best_distance": self.best},
             )
             for name in names:
                 self._write(name, state)

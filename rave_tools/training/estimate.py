@@ -134,8 +134,14 @@ def _measure_phase(
     return PhaseCost(phase, updates, seconds, against, share if adversarial else 0.0, peak + held if peak else 0.0)
 
 
-def _time(step, wrapper: AutoencoderTrainingWrapper, device: torch.device, precision) -> float:  # noqa: ANN001
-    for _ in range(2):
+def _time(
+    step: Callable[[], Tensor],
+    wrapper: AutoencoderTrainingWrapper,
+    device: torch.device,
+    precision: Precision,
+    compiled: bool,
+) -> float:
+    for attempt in range(2):
         wrapper.zero_grad(set_to_none=True)
         start = time.monotonic()
         with precision():

@@ -6,11 +6,14 @@ expectations, and is the same arithmetic.
 """
 
 from collections.abc import Iterable
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from lightning.pytorch.strategies import DDPStrategy
-from torch import Tensor, nn
+from torch import nn
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -58,14 +61,13 @@ def any_process(flag: bool, device: torch.device) -> bool:
     return bool(tensor.item())
 
 
-def gather_rows(rows: Tensor | None) -> Tensor | None:
-    """Concatenates the rows of all processes, which may differ in number or be absent. Shape (rows, ...)."""
+def gather(items: list[T]) -> list[T]:
+    """The items of all processes in every process, those of process 0 first; they may differ in number."""
     if world_size() == 1:
-        return rows
-    parts: list[Tensor | None] = [None] * world_size()
-    dist.all_gather_object(parts, None if rows is None else rows.cpu())
-    present = [part for part in parts if part is not None]
-    return torch.cat(present) if present else None
+        return items
+    parts: list[list[T]] = [[] for _ in range(world_size())]
+    dist.all_gather_object(parts, items)
+    return [item for part in parts for item in part]
 
 
 class GradientAveraging(DDPStrategy):

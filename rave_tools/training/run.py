@@ -5,13 +5,12 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from lightning.pytorch import Callback, Trainer
 from torch import Tensor
 
-from rave_tools.data.datamodule import AudioDataModule
 from rave_tools.errors import UserError
 from rave_tools.runs import RunDirectory
 from rave_tools.training import summary
@@ -26,6 +25,25 @@ from rave_tools.training.progress import Progress
 from rave_tools.training.tensorboard import TensorBoard
 
 SMOKE_STEPS = 2
+
+
+class TrainingData(Protocol):
+    """What a run asks of its Lightning data module, beyond the loaders.
+
+    Attributes:
+        n_signal: samples of a training window.
+        batch: rows per batch and process.
+        start_batch: where in the endless stream of batches to start; set before training.
+        waited: total seconds spent waiting for training batches.
+    """
+
+    n_signal: int
+    batch: int
+    start_batch: int
+    waited: float
+
+    def describe(self) -> list[str]:
+        """Lines about the data for the start of a run."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +64,7 @@ class Outcome:
 def train(
     *,
     wrapper: AutoencoderTrainingWrapper,
-    data: AudioDataModule,
+    data: TrainingData,
     run: RunDirectory,
     config_text: str,
     max_steps: int = 6_000_000,
@@ -64,6 +82,7 @@ def train(
     estimate: bool = True,
     progress: bool = True,
     smoke_test: bool = False,
+    facts: Mapping[str, Any] | None = None,
     listen: Callable[[Tensor], Tensor] | None = None,
     report: Callable[[str], None] = logging.getLogger(__name__).info,
     callbacks: Sequence[Callback] = (),
@@ -90,6 +109,7 @@ def train(
         estimate: whether to measure memory and time of all phases first.
         progress: whether to draw a bar; plain lines otherwise.
         smoke_test: only a few updates, to see whether everything works.
+        facts: plain values to save with every checkpoint, such as the command's flags.
         listen: undoes what was done to the signal before it is heard.
         report: takes what the run has to say, line by line.
         callbacks: further Lightning callbacks.
@@ -105,6 +125,7 @@ def train(
     if resume is not None:
         restore_weights(wrapper, resume)
     step = wrapper.counters.generator_updates
+    _check(wrapper, data)
     if smoke_test:
         max_steps, val_every, save_every = step + SMOKE_STEPS, 1, NEVER
     if step >= max_steps:
@@ -114,17 +135,18 @@ def train(
     _introduce(wrapper, data, resume is not None, report)
     if compile:
         compile_networks(wrapper)
-    facts = dict((resume or {}).get("rave_tools", {}))
+    past = dict((resume or {}).get("rave_tools", {}))
     average = _average(ema, resume)
     bar = Progress(schedule=wrapper.schedule, max_steps=max_steps, step=step, report=report, bar=progress)
     checkpoints = Checkpoints(
-        run.save_checkpoint,
+        run.save,
         save_every=save_every,
         report=bar.line,
         config_text=config_text,
+        facts=facts,
         ema=average,
         minutes=save_minutes,
-        best=float(facts.get("best_distance", float("inf"))),
+        best=float(past.get("best_distance", float("inf"))),
     )
     trainer = _trainer(
         precision=precision,
@@ -153,8 +175,27 @@ def train(
     return Outcome(wrapper.counters.generator_updates, checkpoints.best, wrapper.counters.skipped)
 
 
+def _check(wrapper: AutoencoderTrainingWrapper, data: TrainingData) -> None:
+    """What must agree before the first step.
+
+    Raises:
+        UserError: a window of no whole number of frames, a loss without a weight, a weight without a loss.
+    """
+    if hasattr(wrapper.combiner, "declare"):
+        try:
+            wrapper.combiner.declare(wrapper.declared_losses())
+        except ValueError as error:
+            raise UserError(str(error)) from error
+    hop = wrapper.codec.hop
+    if data.n_signal % hop:
+        raise UserError(
+            f"--n_signal {data.n_signal} is not a whole number of the model's frames of {hop} samples; "
+            f"use {max(1, round(data.n_signal / hop)) * hop}"
+        )
+
+
 def _introduce(
-    wrapper: AutoencoderTrainingWrapper, data: AudioDataModule, resuming: bool, report: Callable[[str], None]
+    wrapper: AutoencoderTrainingWrapper, data: TrainingData, resuming: bool, report: Callable[[str], None]
 ) -> None:
     """What is about to be trained, on what, and from where."""
     lines = [*data.describe(), *summary.table(wrapper).splitlines(), ""]

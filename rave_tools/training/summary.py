@@ -91,6 +91,7 @@ def receptive_field_report(wrapper: AutoencoderTrainingWrapper, n_signal: int) -
         if not getattr(judge.view, "valid_crop", False):
             continue
         frames = n_signal // wrapper.codec.bands
-        kept = min(frames, max(frames - (left + right) // wrapper.codec.bands, judge.view.minimum_frames))
-        text += f"; the {judge.name} judge leaves out {100 * (1 - kept / frames):.0f} % of each window of {n_signal} samples"
+        start, stop = judge.view.crop(frames, wrapper.codec.bands, (left, right))
+        share = 100 * (1 - (stop - start) / frames)
+        text += f"; the {judge.name} judge leaves out {share:.0f} % of each window of {n_signal} samples"
     return text

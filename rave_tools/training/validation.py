@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from rave_tools.contracts import Criterion, Latent, Reconstruction
 from rave_tools.training.latents import FIDELITIES, LatentAnalysis, analyse, keeps_analysis, store
-from rave_tools.training.parallel import gather_rows
+from rave_tools.training.parallel import gather, world_size
 
 EXAMPLES = 8
 
@@ -32,6 +32,10 @@ class Verdict:
 class Validation:
     """Collects one validation after the other.
 
+    Every segment is judged by itself, so that the verdict depends neither on the batch size nor on the number of
+    processes. With several processes all of them judge all segments in step, because a criterion may exchange its
+    denominators between them.
+
     Args:
         criterion: (target, estimate) -> named scalars, on whole waveforms.
     """
@@ -46,45 +50,54 @@ class Validation:
         self._names: list[str] = []
         self._distances: list[Tensor] = []
         self._latents: list[Tensor] = []
-        self._examples: list[tuple[Tensor, Tensor]] = []
+        self._pairs: list[tuple[Tensor, Tensor]] = []
 
     def add(self, reconstruction: Reconstruction, latent: Latent) -> None:
-        """Judges each segment by itself, so that the verdict does not depend on the batch size."""
+        """Takes the segments of a batch."""
+        together = world_size() > 1
         for target, estimate in zip(reconstruction.target, reconstruction.estimate, strict=True):
-            parts = self.criterion(target[None], estimate[None])
-            self._names = list(parts)
-            self._distances.append(torch.stack([value.float() for value in parts.values()]))
-            if len(self._examples) < EXAMPLES:
-                self._examples.append((target.cpu(), estimate.cpu()))
+            if not together:
+                self._judge(target, estimate)
+            if together or len(self._pairs) < EXAMPLES:
+                self._pairs.append((target.cpu(), estimate.cpu()))
         self._latents.append(latent.z.float().transpose(1, 2).flatten(0, 1).cpu())
 
-    def finish(self, codec: nn.Module, *, latents: bool) -> Verdict | None:
+    def _judge(self, target: Tensor, estimate: Tensor) -> None:
+        parts = self.criterion(target[None], estimate[None])
+        self._names = list(parts)
+        self._distances.append(torch.stack([value.float() for value in parts.values()]))
+
+    def finish(self, codec: nn.Module) -> Verdict | None:
         """Closes this validation, over all processes.
 
         Args:
-            codec: receives the latent analysis in its buffers.
-            latents: whether to analyse them.
+            codec: receives the latent analysis in its buffers. With a frozen encoder it stays what it was, so it is
+                made in every phase: a short first phase does not leave a model without it.
 
         Returns:
             The verdict; None when there was nothing to validate.
         """
-        distances = gather_rows(torch.stack(self._distances) if self._distances else None)
-        if distances is None:
+        if world_size() > 1:
+            self._pairs = gather(self._pairs)
+            device = next(codec.parameters()).device
+            for target, estimate in self._pairs:
+                self._judge(target.to(device), estimate.to(device))
+        if not self._distances:
             return None
-        parts = distances.mean(0).tolist()
-        found = self._analyse(codec) if latents and keeps_analysis(codec) else None
+        parts = torch.stack(self._distances).mean(0).tolist()
+        found = self._analyse(codec) if keeps_analysis(codec) else None
         self.verdict = Verdict(
             sum(parts),
             dict(zip(self._names, parts, strict=True)),
-            self._examples,
+            self._pairs[:EXAMPLES],
             {share: found.dimensions(share) for share in FIDELITIES} if found is not None else {},
         )
         self.begin()
         return self.verdict
 
     def _analyse(self, codec: nn.Module) -> LatentAnalysis | None:
-        rows = gather_rows(torch.cat(self._latents) if self._latents else None)
-        if rows is None or not bool(torch.isfinite(rows).all()):
+        rows = torch.cat(gather(self._latents))
+        if not bool(torch.isfinite(rows).all()):
             return None
         found = analyse(rows)
         store(found, codec)

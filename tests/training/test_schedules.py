@@ -1,0 +1,67 @@
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from rave_tools.training.schedules import LinearDecay, LogRamp, OnePhase, RAVESchedule
+
+FIXTURES = Path(__file__).parents[1] / "fixtures"
+
+
+def test_phases_switch_at_the_given_update():
+    schedule = RAVESchedule(10, 4)
+    assert (schedule.at(9).number, schedule.at(9).adversarial, schedule.at(9).encoder_frozen) == (1, False, False)
+    assert (schedule.at(10).number, schedule.at(10).adversarial, schedule.at(10).encoder_frozen) == (2, True, True)
+    assert not RAVESchedule(10, freeze_encoder=False).at(10).encoder_frozen
+
+
+def test_turns_follow_the_period_and_the_discriminator_begins():
+    schedule, generator, discriminator, turns = RAVESchedule(5, 4), 5, 0, ""
+    for _ in range(12):
+        if schedule.discriminator_turn(generator, discriminator):
+            discriminator, turns = discriminator + 1, turns + "D"
+        else:
+            generator, turns = generator + 1, turns + "G"
+    assert turns == "DGGGDGGGDGGG"
+    assert not any(schedule.discriminator_turn(updates, 0) for updates in range(5))
+
+
+def test_a_period_that_starves_the_generator_is_refused():
+    with pytest.raises(ValueError, match="update_discriminator_every"):
+        RAVESchedule(5, 1)
+
+
+def test_stretches_cover_the_run():
+    rows = RAVESchedule(10, 4).stretches(25)
+    assert [(phase.number, updates) for phase, updates, _ in rows] == [(1, 10), (2, 15)]
+    assert rows[1][2] == pytest.approx(1 / 3)
+    assert [updates for _, updates, _ in RAVESchedule(10, 4).stretches(7)] == [7]
+    assert OnePhase().stretches(7)[0][1] == 7
+
+
+def test_ramp_and_decay_equal_the_peers():
+    peer = torch.load(FIXTURES / "schedules.pt", weights_only=True)
+    settings, beta = peer["beta_logarithmic"]["arguments"], peer["beta_logarithmic"]["beta"]
+    ramp = LogRamp(settings["initial_value"], settings["target_value"], settings["warmup_len"])
+    assert [ramp(step) for step in range(len(beta))] == pytest.approx(beta, rel=1e-12)
+    rates = peer["learning_rate"]["learning_rate"]
+    decay = LinearDecay(1.0, 0.1, peer["learning_rate"]["phase_1_duration"])
+    assert [1e-3 * decay(step) for step in range(len(rates))] == pytest.approx(rates, rel=1e-12)
+
+
+def test_log_ramp_is_linear_in_the_logarithm_and_then_constant():
+    ramp = LogRamp(1e-6, 5e-2, 20000)
+    assert ramp(9999) == pytest.approx(math.sqrt(1e-6 * 5e-2))
+    assert ramp(19999) == ramp(10**9) == 5e-2
+    assert LogRamp(0.1, 0.1)(0) == 0.1
+
+
+def test_log_ramp_refuses_zero():
+    with pytest.raises(ValueError, match="positive"):
+        LogRamp(0.0, 1.0, 10)
+
+
+def test_linear_decay():
+    decay = LinearDecay(1.0, 0.1, 100)
+    assert (decay(0), decay(50), decay(100), decay(500)) == (1.0, pytest.approx(0.55), 0.1, 0.1)
