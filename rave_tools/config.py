@@ -124,17 +124,17 @@ class Config:
         Raises:
             ConfigError: a binding is read by nothing, a required fact is missing, or a part cannot be built.
         """
-        self.check_unused(function, given)
         target = self._named(function)
         bound = {key.parameter: binding for key, binding in self.bindings.items()
                  if key.target.object is function and not key.scope and key.parameter not in given}
-        self._check_required([((), target)], given)
         parameters = parameters_of(function) or {}
         missing = [name for name, parameter in parameters.items()
                    if parameter.default is parameter.empty and name not in bound and name not in given]
         if missing:
             raise ConfigError(f"{target.path} needs {', '.join(missing)}, and no configuration binds "
                               f"{'it' if len(missing) == 1 else 'them'}: add a model such as --config v2.")
+        self.check_unused(function, given)
+        self._check_required([((), target)], given)
         self.activate()
         arguments = {name: self._argument(function, name) for name in bound}
         self._check_supplied()

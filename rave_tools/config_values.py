@@ -161,12 +161,15 @@ def did_you_mean(name: str, known: Iterable[str], *, limit: int = 3) -> str:
     ``nets.Encoder.capacity``.
     """
     names = sorted(set(known) - {name})
-    lowered = {candidate.lower(): candidate for candidate in names}
-    near = [lowered[match] for match in difflib.get_close_matches(name.lower(), lowered, n=limit, cutoff=0.6)]
+    near = _nearest(name.lower(), {candidate.lower(): candidate for candidate in names}, limit)
     if not near:
-        tail = name.rpartition(".")[2].rpartition("/")[2]
-        near = [candidate for candidate in names if candidate.rpartition(".")[2] == tail][:limit]
+        tails = {candidate.rpartition(".")[2].lower(): candidate for candidate in names}
+        near = _nearest(name.rpartition(".")[2].rpartition("/")[2].lower(), tails, limit)
     return f" Did you mean {' or '.join(near)}?" if near else ""
+
+
+def _nearest(name: str, candidates: Mapping[str, str], limit: int) -> list[str]:
+    return [candidates[match] for match in difflib.get_close_matches(name, candidates, n=limit, cutoff=0.7)]
 
 
 def parameters_of(target: Any) -> dict[str, inspect.Parameter] | None:
@@ -254,13 +257,15 @@ class Names:
     def __init__(self, modules: Iterable[str]) -> None:
         self.short: dict[str, str] = {}
         taken = {"gin"}
-        for module in sorted(set(modules) - {""}):
+        for module in sorted(set(modules) - {""}, key=lambda name: (name.count("."), name)):
             parts = module.split(".")
             short = parts[-1]
             for depth in range(2, len(parts) + 1):
                 if short not in taken:
                     break
                 short = "_".join(parts[-depth:])
+            while short in taken:
+                short += "_"
             taken.add(short)
             self.short[module] = short
 
