@@ -1,5 +1,9 @@
 """Distances: gradients only where they belong, and the same numbers however a batch is split."""
 
+import os
+import subprocess
+import sys
+
 import pytest
 import torch
 
@@ -54,7 +58,7 @@ def test_an_unknown_norm_is_named() -> None:
 
 
 def gradient_of_half(rank: int, folder: str) -> None:
-    """One process's half of a batch, losses averaged afterwards as data-parallel training does."""
+    """One process's half of a batch, as data-parallel training divides it."""
     torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=2)
     target, estimate = batch()
     criterion = multiresolution.AudioDistanceV1(multiresolution.MultiScaleSTFT((256, 128)))
@@ -73,7 +77,10 @@ def batch() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def test_two_processes_equal_one_with_the_whole_batch(tmp_path) -> None:
-    torch.multiprocessing.spawn(gradient_of_half, (str(tmp_path),), nprocs=2)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
+    command = [sys.executable, __file__, str(tmp_path)]
+    processes = [subprocess.Popen([*command, str(rank)], env=environment) for rank in range(2)]
+    assert [process.wait(timeout=120) for process in processes] == [0, 0]
     target, estimate = batch()
     estimate.requires_grad_()
     criterion = multiresolution.AudioDistanceV1(multiresolution.MultiScaleSTFT((256, 128)))
@@ -84,3 +91,7 @@ def test_two_processes_equal_one_with_the_whole_batch(tmp_path) -> None:
     for rank, (_, gradient) in enumerate(halves):
         # a bin whose magnitude is all but zero has a huge logarithmic gradient, so rounding shows in the sum
         torch.testing.assert_close(gradient, estimate.grad[rank::2], rtol=1e-3, atol=1e-4)
+
+
+if __name__ == "__main__":
+    gradient_of_half(int(sys.argv[2]), sys.argv[1])
