@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Iterable, Mapping
 
+import torch
 from torch import Tensor
 
 
@@ -39,7 +40,7 @@ class WeightedSum:
         """Named scalars -> their weighted sum."""
         if not losses.keys() <= self.weights.keys():
             self._refuse(losses.keys() - self.weights.keys(), set())
-        return sum(self.weights[name] * value for name, value in losses.items())
+        return torch.stack([self.weights[name] * value for name, value in losses.items()]).sum()
 
     def _refuse(self, unweighted: Collection[str], unused: Collection[str]) -> None:
         complaints = []

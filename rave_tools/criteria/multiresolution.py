@@ -32,15 +32,17 @@ class MultiScaleSTFT(nn.Module):
         sample_rate: int | None = None,
     ) -> None:
         super().__init__()
-        if num_mels is not None and sample_rate is None:
-            raise ValueError("MultiScaleSTFT.num_mels needs MultiScaleSTFT.sample_rate in hertz")
         self.scales = tuple(scales)
         self.normalized = normalized
         self.magnitude = magnitude
         self.minimum_length = max(self.scales)
         self.num_mels = num_mels
-        for scale in self.scales if num_mels is not None else ():
-            self.register_buffer(f"mel_{scale}", spectral.mel_filters(sample_rate, scale, num_mels), persistent=False)
+        if num_mels is not None:
+            if sample_rate is None:
+                raise ValueError("MultiScaleSTFT.num_mels needs MultiScaleSTFT.sample_rate in hertz")
+            for scale in self.scales:
+                filters = spectral.mel_filters(sample_rate, scale, num_mels)
+                self.register_buffer(f"mel_{scale}", filters, persistent=False)
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, T) -> one (B*C, F, N) per scale, float32 or complex64."""
@@ -70,7 +72,9 @@ class AudioDistanceV1(nn.Module):
 
     losses = ("spectral_distance",)
 
-    def __init__(self, multiscale_stft: nn.Module | Callable[[], nn.Module], *, log_epsilon: float = 1e-7) -> None:
+    def __init__(
+        self, multiscale_stft: MultiScaleSTFT | Callable[[], MultiScaleSTFT], *, log_epsilon: float = 1e-7
+    ) -> None:
         super().__init__()
         self.multiscale_stft = _instance(multiscale_stft)
         self.log_epsilon = log_epsilon
@@ -102,7 +106,9 @@ class WeightedInstantaneousSpectralDistance(nn.Module):
 
     losses = ("spectral_distance", "phase_distance")
 
-    def __init__(self, multiscale_stft: nn.Module | Callable[[], nn.Module], *, weighted: bool = False) -> None:
+    def __init__(
+        self, multiscale_stft: MultiScaleSTFT | Callable[[], MultiScaleSTFT], *, weighted: bool = False
+    ) -> None:
         super().__init__()
         self.multiscale_stft = _instance(multiscale_stft)
         if self.multiscale_stft.magnitude:
@@ -125,8 +131,8 @@ class WeightedInstantaneousSpectralDistance(nn.Module):
             distance = mean_differences(wanted_magnitudes, came_magnitudes, norm="L2", relative=True).sum()
             logs = [[torch.log1p(m) for m in magnitudes] for magnitudes in (wanted_magnitudes, came_magnitudes)]
             distance = distance + mean_differences(*logs).sum()
-            phase = sum(self._phase_distance(x, y) for x, y in zip(wanted, came, strict=True))
-        return {"spectral_distance": distance, "phase_distance": phase}
+            phases = [self._phase_distance(x, y) for x, y in zip(wanted, came, strict=True)]
+        return {"spectral_distance": distance, "phase_distance": torch.stack(phases).sum()}
 
     def _phase_distance(self, wanted: Tensor, came: Tensor) -> Tensor:
         wanted_frequency, came_frequency = _instantaneous_frequency(wanted), _instantaneous_frequency(came)
@@ -150,6 +156,7 @@ class SpectralDistance(nn.Module):
     Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4.
     """
 
+    filters: Tensor | None
     losses = ("spectral_distance",)
 
     def __init__(
@@ -182,7 +189,8 @@ class SpectralDistance(nn.Module):
             with torch.no_grad():
                 wanted = self.spectrogram(target)
             came = self.spectrogram(estimate)
-            return {"spectral_distance": sum(mean_difference(wanted, came, norm=norm) for norm in self.norms)}
+            distances = [mean_difference(wanted, came, norm=norm) for norm in self.norms]
+            return {"spectral_distance": torch.stack(distances).sum()}
 
 
 class EncodecAudioDistance(nn.Module):
@@ -203,12 +211,12 @@ class EncodecAudioDistance(nn.Module):
 
     def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
         """(B, C, T) x 2 -> {"waveform_distance": scalar, "spectral_distance": scalar}."""
-        spectral_sum = sum(distance(target, estimate)["spectral_distance"] for distance in self.spectral_distances)
-        return {**self.waveform_distance(target, estimate), "spectral_distance": spectral_sum}
+        by_scale = [distance(target, estimate)["spectral_distance"] for distance in self.spectral_distances]
+        return {**self.waveform_distance(target, estimate), "spectral_distance": torch.stack(by_scale).sum()}
 
 
-def _instance(made_or_maker: nn.Module | Callable[[], nn.Module]) -> nn.Module:
-    return made_or_maker if isinstance(made_or_maker, nn.Module) else made_or_maker()
+def _instance(made_or_maker: MultiScaleSTFT | Callable[[], MultiScaleSTFT]) -> MultiScaleSTFT:
+    return made_or_maker if isinstance(made_or_maker, MultiScaleSTFT) else made_or_maker()
 
 
 def _instantaneous_frequency(spectrum: Tensor) -> Tensor:

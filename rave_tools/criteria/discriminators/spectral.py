@@ -81,8 +81,15 @@ class EncodecConvNet(nn.Module):
         layers: list[nn.Module] = []
         for i, (kernel, stride, dilation) in enumerate(zip(self.KERNELS, self.STRIDES, self.DILATIONS, strict=True)):
             padding = tuple((k - 1) * d // 2 for k, d in zip(kernel, dilation, strict=True))
-            options = {"stride": stride, "dilation": dilation, "padding": padding, "weight_norm": True}
-            conv = Conv2d(widths[i], widths[i + 1], kernel, **options)
+            conv = Conv2d(
+                widths[i],
+                widths[i + 1],
+                kernel,
+                stride=stride,
+                dilation=dilation,
+                padding=padding,
+                weight_norm=True,
+            )
             layers.append(conv if i == len(self.KERNELS) - 1 else nn.Sequential(conv, nn.LeakyReLU(SLOPE)))
         self.net = nn.Sequential(*layers)
 
