@@ -115,9 +115,8 @@ def export(
         verification = verify(passing, prepared, speed)
         outcome.append(verification)
         if not verification.passed:
-            raise ExportFailed(
-                f"the file failed its verification and was not kept ({path}):\n  " + "\n  ".join(verification.failures())
-            )
+            reasons = "\n  ".join(verification.failures())
+            raise ExportFailed(f"the file failed its verification and was not kept ({path}):\n  {reasons}")
 
     write(module, path, facts=prepared.facts, check=check)
     return Delivered(path, prepared.facts, outcome[0], not reason, path.stat().st_size, warnings)
@@ -127,19 +126,19 @@ def describe(delivered: Delivered) -> list[str]:
     """A table of everything measured, one row per line."""
     facts, result = delivered.facts, delivered.verification
     milliseconds = 1000 / facts.sample_rate
+    late = facts.latency + facts.hop
     rows = [
         ("file", f"{delivered.path} ({delivered.size / 1e6:.1f} MB{', frozen' if delivered.frozen else ''})"),
         ("sample rate", f"{facts.sample_rate} Hz"),
         ("channels", f"{facts.channels} in, {facts.target_channels} out"),
         ("ratio", f"{facts.hop} samples per latent ({facts.hop * milliseconds:.1f} ms)"),
         ("latents", f"{facts.latent_size} of {facts.full_latent_size}"),
-        ("latency", f"{facts.latency} samples = {facts.latency * milliseconds:.1f} ms" * facts.streaming or "does not stream"),
+        ("latency", f"{facts.latency} samples = {facts.latency * milliseconds:.1f} ms"),
+        ("", f"of which {facts.offset} samples shift the analysis grid"),
+        ("latency, small blocks", f"{late} samples = {late * milliseconds:.1f} ms"),
     ]
-    if facts.streaming:
-        rows += [
-            ("", f"of which {facts.offset} samples shift the analysis grid"),
-            ("latency, small blocks", f"{facts.latency + facts.hop} samples = {(facts.latency + facts.hop) * milliseconds:.1f} ms"),
-        ]
+    if not facts.streaming:
+        rows[-3:] = [("latency", "none: it does not stream, every block begins with a click")]
     rows += [("ok" if check.passed else "FAILED", f"{check.name}: {check.answer}") for check in result.checks]
     if result.speed is not None:
         rows += describe_speed(result.speed, facts)

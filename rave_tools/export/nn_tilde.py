@@ -1,7 +1,9 @@
 """The contract of realtime hosts: a TorchScript module that nn~ 1.5 and 1.6 and the RAVE VST load.
 
-Every method is called with one float32 tensor (B, channels, T / in ratio) inside ``InferenceMode``; setters are called outside of
-it. So state is assigned, never written in place; setters return 0; getters return tuples; ``METHOD_params`` are tensors of
+Every method is called with one float32 tensor (B, channels, T / in ratio) inside ``InferenceMode``; setters are called
+outside of
+it. So state is assigned, never written in place; setters return 0; getters return tuples; ``METHOD_params`` are tensors
+of
 [channels in, ratio in, channels out, ratio out].
 """
 
@@ -15,6 +17,8 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
+from rave_tools.export.step import Step
+
 BOOL, INT, FLOAT = 0, 1, 2
 """Type codes of ``ATTRIBUTE_params``."""
 
@@ -25,21 +29,6 @@ FACTS_FILE = "rave_tools.json"
 
 LARGEST_CONTROL = 65536.0
 """Latents are cut there; codebook indices and audible latents are far smaller."""
-
-
-class StreamParts(nn.Module):
-    """What a host module is made of: two halves that keep their own state.
-
-    Streaming or not, both accept any number of rows; a block without rows makes them forget everything heard.
-    """
-
-    def encode_stream(self, x: Tensor, temperature: float) -> Tensor:
-        """Audio to latents: (B, C, T) -> (B, D, T / hop), drawn from the posterior with that scale of its deviation."""
-        raise NotImplementedError
-
-    def decode_stream(self, z: Tensor) -> Tensor:
-        """Latents to audio: (B, D, N) -> (B, C, N * hop)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -53,7 +42,8 @@ class HostFacts:
         hop: samples per latent frame at ``sample_rate``.
         latent_size: controls that a host sees.
         full_latent_size: the most controls that ``decode`` accepts.
-        latency: of ``forward``, from an input sample to the output sample that belongs to it, in samples, without queue.
+        latency: of ``forward``, from an input sample to the output sample that belongs to it, in samples, without
+            queue.
         offset: by how many samples the analysis grid is shifted; part of the latency.
         streaming: keeps state from block to block.
         buffered: start with the queue that makes blocks of any length possible.
@@ -85,31 +75,47 @@ def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchS
         return value != 0
 
 
+def silence_for(silence: list[Tensor], x: Tensor) -> list[Tensor]:
+    """The state before anything was heard, for as many rows as x has; each tensor's rows are a multiple of those."""
+    state: list[Tensor] = []
+    for room in silence:
+        state.append(
+            torch.zeros(room.shape[0] * x.shape[0], room.shape[1], room.shape[2], dtype=room.dtype, device=x.device)
+        )
+    return state
+
+
 class HostModel(nn.Module):
     """The module that is scripted: methods encode, decode, forward and the attributes of the contract.
 
-    Attributes that a host can set: ``reset`` (any value but 0 forgets everything heard), ``temperature`` (1: latents are drawn from
-    the posterior and the latents that were cut away are drawn at random, as RAVE does; 0: neither, the model is deterministic),
-    ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any length, one hop later). ``latency`` and
+    Attributes that a host can set: ``reset`` (any value but 0 forgets everything heard), ``temperature`` (1: latents
+    are drawn from
+    the posterior and the latents that were cut away are drawn at random, as RAVE does; 0: neither, the model is
+    deterministic),
+    ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any length, one hop later).
+    ``latency`` and
     ``input_offset`` can be read.
 
     Args:
-        parts: the two halves, TorchScript-able.
-        controls: latents as the host sees them; TorchScript-able methods ``shown(z)`` and ``hidden(controls)``, attribute ``temperature``.
+        encode: traced ``(audio, knobs, state) -> (controls, state)``.
+        decode: traced ``(latents, knobs, state) -> (audio, state)``.
+        controls: what a host sends to what the decoder wants; TorchScript-able method ``hidden(controls)``, attribute
+            ``temperature``.
         facts: numbers of the contract.
-        noise_level: gain shared with the noise branches inside parts. Shape (1,).
     """
 
     encode_params: Tensor
     decode_params: Tensor
     forward_params: Tensor
-    noise_level: Tensor
-    queued_input: Tensor
-    queued_output: Tensor
 
-    def __init__(self, parts: nn.Module, controls: nn.Module, *, facts: HostFacts, noise_level: Tensor) -> None:
+    def __init__(self, encode: Step, decode: Step, *, controls: nn.Module, facts: HostFacts) -> None:
         super().__init__()
-        self.parts = parts
+        self.encode_step = encode.function
+        self.decode_step = decode.function
+        self.encoder_silence, self.encoder_state = encode.silence, list(encode.silence)
+        self.decoder_silence, self.decoder_state = decode.silence, list(decode.silence)
+        self.encoder_rows = self.decoder_rows = 1
+        self.knobs = torch.ones(2)
         self.controls = controls
         self.sr = facts.sample_rate
         self.sampling_rate = facts.sample_rate
@@ -125,7 +131,6 @@ class HostModel(nn.Module):
         self.stereo_mode = False
         self.loudest = LOUDEST
         self.largest_control = LARGEST_CONTROL
-        self.register_buffer("noise_level", noise_level)
         self._register_methods(facts)
         self._register_attributes(facts)
         self._register_queue(facts)
@@ -155,8 +160,8 @@ class HostModel(nn.Module):
             self.register_buffer(f"{name}_params", torch.tensor([FLOAT]))
 
     def _register_queue(self, facts: HostFacts) -> None:
-        self.register_buffer("queued_input", torch.zeros(0, facts.channels, 0), persistent=False)
-        self.register_buffer("queued_output", torch.zeros(0, facts.target_channels, facts.hop), persistent=False)
+        self.queued_input = torch.zeros(1, facts.channels, 0)
+        self.queued_output = torch.zeros(1, facts.target_channels, facts.hop)
 
     @torch.jit.export
     def get_methods(self) -> list[str]:
@@ -174,16 +179,26 @@ class HostModel(nn.Module):
         if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
             raise ValueError("encode: expected (batch, n_channels, a multiple of the hop) samples")
         x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.loudest, self.loudest)
-        return self.controls.shown(self.parts.encode_stream(x, self.temperature[0]))
+        if x.shape[0] != self.encoder_rows:
+            self.encoder_rows = x.shape[0]
+            self.encoder_state = silence_for(self.encoder_silence, x)
+        z, state = self.encode_step(x, self.knobs, self.encoder_state)
+        self.encoder_state = state
+        return z
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
-        """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right of one."""
+        """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right."""
         rows = z.shape[0]
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.largest_control, self.largest_control)
         if self.copies > 1 and not self.stereo_mode:
             z = z.repeat_interleave(self.copies, 0)
-        y = self.parts.decode_stream(self.controls.hidden(z))
+        z = self.controls.hidden(z)
+        if z.shape[0] != self.decoder_rows:
+            self.decoder_rows = z.shape[0]
+            self.decoder_state = silence_for(self.decoder_silence, z)
+        y, state = self.decode_step(z, self.knobs, self.decoder_state)
+        self.decoder_state = state
         if self.stereo_mode:
             if self.n_channels == 1 and rows % 2 == 0:
                 return torch.cat([y[: rows // 2], y[rows // 2 :]], 1)
@@ -194,41 +209,45 @@ class HostModel(nn.Module):
         return y.reshape(rows, self.copies * self.n_channels, y.shape[2])[:, : self.target_channels]
 
     def forward(self, x: Tensor) -> Tensor:
-        """Audio (B, C, T) -> audio (B, C', T); T that is no multiple of the hop goes through the queue, one hop later."""
-        if self.buffered[0] == 0 and x.shape[2] % self.hop == 0:
-            return self.decode(self.encode(x))
-        if self.buffered[0] == 0:
-            self.clear_queue()
-            self.buffered = (1,)
-            self.latency = (self.latency_samples + self.hop,)
-        return self.through_queue(x)
+        """Audio (B, C, T) -> audio (B, C', T); T that is no multiple of the hop goes through the queue, one hop later.
 
-    def through_queue(self, x: Tensor) -> Tensor:
-        """Collect samples to whole hops; what is in both queues together is always one hop."""
-        if self.queued_input.shape[0] != x.shape[0]:
-            self.queued_input = torch.zeros(x.shape[0], self.n_channels, 0, dtype=x.dtype, device=x.device)
-            self.queued_output = torch.zeros(
-                x.shape[0], self.target_channels, self.hop, dtype=x.dtype, device=x.device
-            )
-        waiting = torch.cat([self.queued_input, x], 2)
-        ready = self.queued_output
-        whole = waiting.shape[2] // self.hop * self.hop
-        if whole > 0:
-            ready = torch.cat([ready, self.decode(self.encode(waiting[..., :whole]))], 2)
-        self.queued_input = waiting[..., whole:].clone()
-        self.queued_output = ready[..., x.shape[2] :].clone()
-        return ready[..., : x.shape[2]].clone()
+        The queue collects samples to whole hops; what waits in front of the model and behind it is together always one
+        hop.
+        """
+        samples = x.shape[2]
+        if self.buffered[0] == 0 and samples % self.hop != 0:
+            self.set_buffered(1)
+        queued = self.buffered[0] != 0
+        if queued:
+            if self.queued_input.shape[0] != x.shape[0]:
+                self.clear_queue(x.shape[0])
+            x = torch.cat([self.queued_input, x], 2)
+            whole = x.shape[2] // self.hop * self.hop
+            self.queued_input = x[..., whole:].clone()
+            x = x[..., :whole]
+        if x.shape[2] > 0:
+            y = self.decode(self.encode(x))
+        else:
+            y = torch.zeros(x.shape[0], self.target_channels, 0, dtype=x.dtype, device=x.device)
+        if queued:
+            ready = torch.cat([self.queued_output, y], 2)
+            self.queued_output = ready[..., samples:].clone()
+            y = ready[..., :samples].clone()
+        return y
 
-    def clear_queue(self) -> None:
-        self.queued_input = torch.zeros(0, self.n_channels, 0, device=self.noise_level.device)
-        self.queued_output = torch.zeros(0, self.target_channels, self.hop, device=self.noise_level.device)
+    def clear_queue(self, rows: int) -> None:
+        device = self.knobs.device
+        self.queued_input = torch.zeros(rows, self.n_channels, 0, device=device)
+        self.queued_output = torch.zeros(rows, self.target_channels, self.hop, device=device)
 
     def forget(self) -> None:
-        """Forget everything heard: a block without rows resets the parts wherever they keep state."""
-        device = self.noise_level.device
-        z = self.parts.encode_stream(torch.zeros(0, self.n_channels, 2 * self.hop, device=device), 0.0)
-        self.parts.decode_stream(z)
-        self.clear_queue()
+        """Forget everything heard."""
+        rows = torch.zeros(1, device=self.knobs.device)
+        self.encoder_rows = 1
+        self.decoder_rows = 1
+        self.encoder_state = silence_for(self.encoder_silence, rows)
+        self.decoder_state = silence_for(self.decoder_silence, rows)
+        self.clear_queue(1)
 
     @torch.jit.export
     def set_stereo_mode(self, stereo: Union[Tensor, bool, int]) -> int:  # noqa: UP007 (TorchScript reads typing.Union)
@@ -249,6 +268,7 @@ class HostModel(nn.Module):
     def set_temperature(self, temperature: float) -> int:
         self.temperature = (max(temperature, 0.0),)
         self.controls.temperature = max(temperature, 0.0)
+        self.knobs = torch.tensor([self.temperature[0], self.noise[0]], device=self.knobs.device)
         return 0
 
     @torch.jit.export
@@ -257,8 +277,8 @@ class HostModel(nn.Module):
 
     @torch.jit.export
     def set_noise(self, noise: float) -> int:
-        self.noise_level.fill_(noise)
         self.noise = (noise,)
+        self.knobs = torch.tensor([self.temperature[0], self.noise[0]], device=self.knobs.device)
         return 0
 
     @torch.jit.export
@@ -269,7 +289,7 @@ class HostModel(nn.Module):
     def set_buffered(self, buffered: int) -> int:
         self.buffered = (int(buffered != 0),)
         self.latency = (self.latency_samples + self.hop * self.buffered[0],)
-        self.clear_queue()
+        self.clear_queue(1)
         return 0
 
     @torch.jit.export
@@ -304,7 +324,7 @@ NUMBERS = (
     "stereo_mode",
 )
 VALUES = ("reset", "temperature", "noise", "buffered", "latency", "method_names", "attribute_names")
-TENSORS = tuple(f"{name}_params" for name in ("encode", "decode", "forward", *VALUES[:5])) + ("noise_level",)
+TENSORS = tuple(f"{name}_params" for name in ("encode", "decode", "forward", *VALUES[:5]))
 LABELS = tuple(f"{name}_{side}_labels" for name in ("encode", "decode", "forward") for side in ("input", "output"))
 PRESERVED = (*METHODS, *ACCESSORS, *NUMBERS, *VALUES, *TENSORS, *LABELS)
 """Everything besides ``forward`` that freezing must leave in the file."""
@@ -318,7 +338,8 @@ def script(host: HostModel) -> torch.jit.ScriptModule:
 def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """Make the weights constants of the graph but keep the contract as attributes.
 
-    Freezing shortens the first blocks to a quarter (RAVE v2_small: 285 and 224 ms become 52 and 62), but drops by default what hosts
+    Freezing shortens the first blocks to a quarter (RAVE v2_small: 285 and 224 ms become 52 and 62), but drops by
+    default what hosts
     read, hence the list.
     """
     return torch.jit.freeze(module, preserved_attrs=list(PRESERVED))

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import HostFacts, HostModel, StreamParts
+from rave_tools.export.nn_tilde import HostFacts, HostModel
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
-from rave_tools.nn.conv import ConvTranspose1d, fold_weight_norm
+from rave_tools.export.step import StreamParts, make_step
+from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.nn.noise import NoiseGenerator, NoiseGeneratorV2
-from rave_tools.nn.streaming import Memory, reset, streaming
+from rave_tools.nn.streaming import streaming
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,8 @@ class ExportOptions:
         fidelity: share of the latents' variance that the controls carry.
         latent_size: exact number of controls instead.
         sample_rate: of the host, in hertz; None is the model's own.
-        channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the same latents.
+        channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the
+            same latents.
         buffered: start with the queue that lets ``forward`` accept blocks of any length, one hop later.
     """
 
@@ -45,7 +47,8 @@ class Prepared:
     Attributes:
         host: to be scripted.
         facts: its numbers.
-        reference: the plain model with the host's controls, without anything random: (B, C, T) -> (B, C', T), T a multiple of the hop.
+        reference: the plain model with the host's controls, without anything random: (B, C, T) -> (B, C', T), T a
+            multiple of the hop.
         receptive_field: samples to the left and to the right of an output sample that the reference looks at.
         warnings: what a person should know before using the file.
     """
@@ -58,39 +61,42 @@ class Prepared:
 
 
 class ScaledNoise(nn.Module):
-    """A noise branch with a gain that a host can turn.
+    """A noise branch with a gain.
 
     Args:
         branch: draws noise from features.
-        level: gain, shared between all branches of a model. Shape (1,).
+
+    Attributes:
+        gain: one number.
     """
 
-    def __init__(self, branch: nn.Module, level: Tensor) -> None:
+    def __init__(self, branch: nn.Module) -> None:
         super().__init__()
         self.branch = branch
-        self.register_buffer("level", level)
+        self.gain = torch.ones(())
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C', T)."""
-        return self.branch(x) * self.level
+        return self.branch(x) * self.gain
 
 
-def scale_noise(model: nn.Module, level: Tensor) -> int:
-    """Give every noise branch of a model, in place, one common gain; returns how many there are."""
-    branches = 0
+def scale_noise(model: nn.Module) -> list[ScaledNoise]:
+    """Give every noise branch of a model, in place, a gain; returns the branches."""
+    branches = []
     for module in list(model.modules()):
         for name, child in list(module.named_children()):
             if isinstance(child, (NoiseGenerator, NoiseGeneratorV2)):
-                setattr(module, name, ScaledNoise(child, level))
-                branches += 1
+                branches.append(ScaledNoise(child))
+                setattr(module, name, branches[-1])
     return branches
 
 
 class CodecParts(StreamParts):
-    """The two halves of a codec without what TorchScript cannot read.
+    """The two halves of a codec with its random parts under control.
 
     Args:
-        codec: streaming or plain, with submodules ``pqmf``, ``encoder`` and ``decoder``.
+        codec: streaming or plain, with submodules ``pqmf``, ``encoder`` and ``decoder``; its noise branches are wrapped
+            in place.
     """
 
     def __init__(self, codec: Autoencoder) -> None:
@@ -98,30 +104,35 @@ class CodecParts(StreamParts):
         self.pqmf = codec.pqmf
         self.encoder = codec.encoder
         self.decoder = codec.decoder
+        self.noises = scale_noise(self.decoder)
 
-    def encode_stream(self, x: Tensor, temperature: float) -> Tensor:
+    def encode_stream(self, x: Tensor, temperature: Tensor) -> Tensor:
         """(B, C, T) -> (B, D, T / hop)."""
         return self.encoder.sample(self.encoder(self.pqmf.encode(x)), temperature)
 
-    def decode_stream(self, z: Tensor) -> Tensor:
+    def decode_stream(self, z: Tensor, noise: Tensor) -> Tensor:
         """(B, D, N) -> (B, C, N * hop)."""
+        for branch in self.noises:
+            branch.gain = noise
         return self.pqmf.decode(self.decoder(z))
 
 
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
     if options.latent_size is not None and not 1 <= options.latent_size <= codec.latent_dim:
         raise UserError(
-            f"--latent_size {options.latent_size}: this model has {codec.latent_dim} latents; choose between 1 and {codec.latent_dim}"
+            f"--latent_size {options.latent_size}: this model has {codec.latent_dim} latents; "
+            f"choose between 1 and {codec.latent_dim}"
         )
     if not 0 < options.fidelity < 1:
-        raise UserError(f"--fidelity {options.fidelity} is a share of variance; choose it between 0 and 1, for example 0.95")
+        raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
         raise UserError(f"--channels {options.channels}: a model needs at least one output")
     if options.sample_rate is not None and options.sample_rate < codec.sample_rate:
         ratio = rate_ratio(codec.sample_rate, options.sample_rate)
         if codec.hop % ratio:
             raise UserError(
-                f"--sr {options.sample_rate}: the hop of {codec.hop} samples at {codec.sample_rate} Hz is no whole number of samples there"
+                f"--sr {options.sample_rate}: the hop of {codec.hop} samples at {codec.sample_rate} Hz is no "
+                f"whole number of samples there"
             )
 
 
@@ -129,23 +140,24 @@ def _gather_warnings(codec: Autoencoder, options: ExportOptions, hop: int) -> li
     found = []
     if not options.streaming:
         found.append(
-            "this export does not stream: it forgets everything between blocks and WILL CLICK at every block in a host; "
-            "leave --nostreaming out for live use"
+            "this export does not stream: it forgets everything between blocks and WILL CLICK at every block in a "
+            "host; leave --nostreaming out for live use"
         )
     if options.latent_size is None and not codec.fidelity.any():
         found.append(
-            "the latents of this run were never analysed (no validation happened yet), so all of them are exported and --fidelity has "
-            "no effect; train longer, or set --latent_size"
+            "the latents of this run were never analysed (no validation happened yet), so all of them are exported and "
+            "--fidelity has no effect; train longer, or set --latent_size"
         )
     if hop & (hop - 1):
         found.append(
-            f"one latent frame is {hop} samples, no power of two: nn~ works in blocks of powers of two and cannot run this file"
+            f"one latent frame is {hop} samples, no power of two: nn~ works in blocks of powers of two, not with it"
         )
     return found
 
 
 def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptions) -> Callable[[Tensor], Tensor]:
-    """The plain model as the host should hear it: posterior means, shown controls only, no noise, resampled without delay.
+    """The plain model as the host should hear it: posterior means, shown controls only, no noise, resampled without
+    delay.
 
     Args:
         codec: plain.
@@ -155,7 +167,8 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     quiet = copy.deepcopy(controls)
     quiet.temperature = 0.0
     plain = copy.deepcopy(codec).eval()
-    scale_noise(plain, torch.zeros(1))
+    for branch in scale_noise(plain):
+        branch.gain = torch.zeros(())
     target = options.sample_rate or codec.sample_rate
     enter: nn.Module = nn.Identity()
     leave: nn.Module = nn.Identity()
@@ -175,22 +188,6 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     return reference
 
 
-@torch.no_grad()
-def lay_out_state(host: HostModel, facts: HostFacts) -> None:
-    """Give every state its shape for one row, silent: a host's first block then takes the same way through the graph as all others."""
-    host(torch.zeros(1, facts.channels, facts.hop))
-    rooms: list[tuple[nn.Module, str, Tensor]] = []
-    for module in host.modules():
-        if isinstance(module, Memory):
-            rooms.append((module, "past", torch.zeros_like(module.past)))
-        elif isinstance(module, ConvTranspose1d):
-            rooms.append((module, "tail", torch.zeros_like(module.tail)))
-    reset(host)
-    for module, name, silent in rooms:
-        setattr(module, name, silent)
-    host.set_buffered(int(facts.buffered))
-
-
 def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
     """Make a host module of a codec, which stays as it is.
 
@@ -205,7 +202,7 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         UserError: options that the codec cannot meet.
     """
     _check_options(codec, options)
-    codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float())
+    codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float()).requires_grad_(False)
     controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
     reference = make_reference(codec, controls, options)
     left, right = codec.receptive_field()
@@ -214,9 +211,8 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
     if options.streaming:
         live, info = streaming(codec, codec.hop)
         offset, latency = info.offset, info.latency
-    level = torch.ones(1)
-    branches = scale_noise(live, level)
     parts: StreamParts = CodecParts(live)
+    has_noise = bool(parts.noises)
     target = options.sample_rate or codec.sample_rate
     hop = codec.hop
     if target != codec.sample_rate:
@@ -238,9 +234,21 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         offset=offset,
         streaming=options.streaming,
         buffered=options.buffered,
-        has_noise=branches > 0,
+        has_noise=has_noise,
     )
-    host = HostModel(parts, controls, facts=facts, noise_level=level).eval().requires_grad_(False)
-    lay_out_state(host, facts)
+    knobs = torch.ones(2)
+    encode = make_step(
+        parts,
+        lambda x, knobs: controls.shown(parts.encode_stream(x, knobs[0])),
+        x=torch.zeros(1, facts.channels, 2 * facts.hop),
+        knobs=knobs,
+    )
+    decode = make_step(
+        parts,
+        lambda z, knobs: parts.decode_stream(z, knobs[1]),
+        x=torch.zeros(1, facts.full_latent_size, 2),
+        knobs=knobs,
+    )
+    host = HostModel(encode, decode, controls=controls, facts=facts).eval()
     return Prepared(host, facts, reference, (left, right), _gather_warnings(codec, options, hop))
 

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import StreamParts
+from rave_tools.export.step import StreamParts
 from rave_tools.nn.streaming import Delay, Memory
 
 ZERO_CROSSINGS = 40
@@ -25,14 +25,15 @@ def rate_ratio(sample_rate: int, target: int) -> int:
     if slow <= 0 or fast % slow:
         rates = ", ".join(str(sample_rate * k) for k in (2, 4)) + ", " + str(sample_rate // 2)
         raise UserError(
-            f"a model at {sample_rate} Hz cannot be exported at {target} Hz: blocks of a host must be whole blocks of the model, so one "
-            f"rate has to be a multiple of the other (for example --sr {rates}); other rates are the host's to convert"
+            f"a model at {sample_rate} Hz cannot be exported at {target} Hz: blocks of a host must be whole blocks of "
+            f"the model, so one rate has to be a multiple of the other (--sr {rates}); the rest is the host's to convert"
         )
     return fast // slow
 
 
 def lowpass(ratio: int, half: int, attenuation: float = ATTENUATION) -> Tensor:
-    """Linear-phase anti-aliasing filter at the faster rate with unit gain at 0 Hz, stop band from the slower Nyquist on.
+    """Linear-phase anti-aliasing filter at the faster rate with unit gain at 0 Hz, stop band from the slower Nyquist
+    on.
 
     Args:
         ratio: faster rate over slower rate.
@@ -143,10 +144,10 @@ class Resampled(StreamParts):
             self.offset = (offset + self.early.samples) % hop // ratio
             self.latency = (latency + self.early.samples + self.late.samples) // ratio + 2 * ZERO_CROSSINGS
 
-    def encode_stream(self, x: Tensor, temperature: float) -> Tensor:
+    def encode_stream(self, x: Tensor, temperature: Tensor) -> Tensor:
         """(B, C, T) at the host's rate -> (B, D, N)."""
         return self.parts.encode_stream(self.early(self.enter(x)), temperature)
 
-    def decode_stream(self, z: Tensor) -> Tensor:
+    def decode_stream(self, z: Tensor, noise: Tensor) -> Tensor:
         """(B, D, N) -> (B, C, T) at the host's rate."""
-        return self.leave(self.late(self.parts.decode_stream(z)))
+        return self.leave(self.late(self.parts.decode_stream(z, noise)))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from rave_tools.export.nn_tilde import LABELS
+from rave_tools.export.nn_tilde import LABELS, NUMBERS
 from rave_tools.export.prepare import Prepared
 from rave_tools.export.speed import Speed
 
@@ -68,7 +68,9 @@ def cut(length: int, sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
         i += 1
 
 
-def play(module: torch.jit.ScriptModule, audio: Tensor, sizes: Sequence[int], methods: Sequence[str] = ("forward",)) -> Tensor:
+def play(
+    module: torch.jit.ScriptModule, audio: Tensor, sizes: Sequence[int], methods: Sequence[str] = ("forward",)
+) -> Tensor:
     """Feed audio block by block as hosts do, in inference mode and from one buffer that is written over.
 
     Args:
@@ -169,7 +171,8 @@ def check_sound(module: torch.jit.ScriptModule, prepared: Prepared, result: Veri
     make_quiet(module)
     again = play(module, measure.audio[:1, :, : 8 * facts.hop], [facts.hop])
     same = torch.equal(again, single[..., : again.shape[-1]])
-    result.add("reset forgets everything", same, "bit-equal to a fresh file" if same else "the first blocks differ after a reset")
+    answer = "bit-equal to the first run" if same else "the first blocks differ after a reset"
+    result.add("reset forgets everything", same, answer)
 
 
 def check_plain_sound(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
@@ -179,7 +182,8 @@ def check_plain_sound(module: torch.jit.ScriptModule, prepared: Prepared, result
     whole = measure.expected.shape[-1] // prepared.facts.hop * prepared.facts.hop
     audio = measure.audio[..., :whole]
     error, decibels = difference(play(module, audio, [audio.shape[-1]]), prepared.reference(audio))
-    result.add("one whole block equals the plain model", decibels <= TOLERANCE_DB, f"max error {error:.1e} ({decibels:.0f} dB)")
+    answer = f"max error {error:.1e} ({decibels:.0f} dB)"
+    result.add("one whole block equals the plain model", decibels <= TOLERANCE_DB, answer)
 
 
 def check_garbage(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
@@ -215,7 +219,8 @@ def check_methods(module: torch.jit.ScriptModule, prepared: Prepared, result: Ve
     wrong += [f"{labels} is missing" for labels in LABELS if not hasattr(module, labels)]
     if "forward" not in module.get_methods():
         wrong.append("no method forward")
-    result.add("methods, ratios and labels as nn~ 1.5 and 1.6 want them", not wrong, "; ".join(wrong) or ", ".join(module.get_methods()))
+    answer = "; ".join(wrong) or ", ".join(module.get_methods())
+    result.add("methods, ratios and labels as nn~ 1.5 and 1.6 want them", not wrong, answer)
 
 
 def check_attributes(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
@@ -235,14 +240,14 @@ def check_attributes(module: torch.jit.ScriptModule, prepared: Prepared, result:
             wrong.append(f"set_{name} answers {answer}")
         if name != "latency":
             getattr(module, f"set_{name}")(*before)
-    for fact in ("sr", "sampling_rate", "n_channels", "latent_size", "full_latent_size", "latency_samples", "input_offset"):
+    for fact in NUMBERS[:9]:
         if not isinstance(getattr(module, fact, None), int):
             wrong.append(f"{fact} is missing")
     result.add("attributes can be set and read", not wrong, "; ".join(wrong) or ", ".join(module.get_attributes()))
 
 
 def check_stereo(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
-    """The RAVE VST: stereo mode, two rows of all latents in, two channels out, and a tensor of encode's own to write in."""
+    """The RAVE VST: in stereo mode two rows of all latents become two channels; it writes into what encode answers."""
     facts = prepared.facts
     make_quiet(module)
     if facts.channels > 2:
@@ -257,7 +262,8 @@ def check_stereo(module: torch.jit.ScriptModule, prepared: Prepared, result: Ver
     module.set_stereo_mode(False)
     fresh = z.data_ptr() != twice.data_ptr()
     passed = fresh and tuple(y.shape) == (1, 2, 4 * facts.hop)
-    result.add("stereo mode of the RAVE VST", passed, f"decode answers {tuple(y.shape)}" + ("" if fresh else "; encode answers its own state"))
+    answer = f"decode answers {tuple(y.shape)}" + ("" if fresh else "; encode answers its own state")
+    result.add("stereo mode of the RAVE VST", passed, answer)
 
 
 def verify(path: Path, prepared: Prepared, speed: Speed | None = None) -> Verification:

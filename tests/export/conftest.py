@@ -18,15 +18,20 @@ def small_codec(*, channels=1, noise=False, padding="centered", sampling_rate=44
     torch.manual_seed(5)
     style = Convolutions(padding=padding, normalization="weight_norm")
     bands, ratios, latents = 4, [4, 2, 2], 8
-    shape = {"capacity": 8, "ratios": ratios, "kernel_size": 3, "dilations": [1, 3], "convolutions": style, "n_channels": channels}
-    noise_module = partial(NoiseGeneratorV2, convolutions=style, hidden_size=8, ratios=[2, 2], noise_bands=5) if noise else None
+    shape = {"capacity": 8, "ratios": ratios, "kernel_size": 3, "dilations": [1, 3], "n_channels": channels}
+    shape["convolutions"] = style
+    branch = partial(NoiseGeneratorV2, convolutions=style, hidden_size=8, ratios=[2, 2], noise_bands=5)
     codec = RAVE(
         sampling_rate=sampling_rate,
         n_channels=channels,
         pqmf=CachedPQMF(attenuation=60, n_band=bands),
         encoder=VariationalEncoder(EncoderV2(data_size=bands, latent_size=latents, n_out=2, **shape)),
         decoder=GeneratorV2(
-            data_size=bands, latent_size=latents, amplitude_modulation=True, noise_module=noise_module, **shape
+            data_size=bands,
+            latent_size=latents,
+            amplitude_modulation=True,
+            noise_module=branch if noise else None,
+            **shape,
         ),
     )
     with torch.no_grad():
