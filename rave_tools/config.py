@@ -215,7 +215,7 @@ class Config:
             return (f"{binding.key} ({binding.origin})."
                     + config_graph.suggestion(binding, self.bindings, read, used))
 
-        raise ConfigError(config_graph.explain(silent, describe))
+        raise ConfigError(config_graph.explain(silent, used, describe))
 
     def activate(self) -> None:
         """Make this the configuration that gin injects, whatever was loaded before."""
@@ -245,11 +245,11 @@ class Config:
         return write(kept)
 
     def settable(self, function: Callable[..., Any]) -> dict[Target, dict[str, Any]]:
-        """Parameters of everything in use that no binding sets, with their defaults."""
+        """Parameters of everything that the entrance uses and no binding sets, with their defaults."""
         read, used = config_graph.reachable(self.bindings, [((), self._named(function))])
         bound = {(key.target, key.parameter) for key in read}
         free: dict[Target, dict[str, Any]] = {}
-        for target in sorted(used - {MACRO}, key=lambda item: item.selector):
+        for target in sorted(used - {MACRO, self._named(function)}, key=lambda item: item.selector):
             parameters = parameters_of(target.object) or {}
             defaults = {name: parameter.default for name, parameter in parameters.items()
                         if parameter.default is not parameter.empty and (target, name) not in bound}

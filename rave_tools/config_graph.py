@@ -105,8 +105,13 @@ def suggestion(binding: Binding, bindings: Bindings, read: set[Key], used: set[T
     return f" {key.target.path} is not used by this configuration.{did_you_mean(key.target.path, names)}"
 
 
-def explain(silent: list[Binding], describe: Callable[[Binding], str]) -> str:
-    """One line for one unread binding, a list for several."""
+def explain(silent: list[Binding], used: set[Target], describe: Callable[[Binding], str]) -> str:
+    """One line for one unread binding or for a mixin that does not fit, a list for several."""
+    files = {binding.origin.name for binding in silent}
+    strangers = dict.fromkeys(binding.key.target.path for binding in silent if binding.key.target not in used)
+    if len(files) == 1 and len(silent) > 1 and all(binding.key.target not in used for binding in silent):
+        verb = "is" if len(strangers) == 1 else "are"
+        return f"{files.pop()} does not fit this configuration, where {', '.join(strangers)} {verb} not used."
     lines = [describe(binding) for binding in silent]
     if len(lines) == 1:
         return f"nothing reads {lines[0]}"

@@ -272,7 +272,7 @@ class Names:
     def imports(self) -> list[str]:
         """The import statements, sorted by module."""
         lines = []
-        for module, short in self.short.items():
+        for module, short in sorted(self.short.items()):
             package, _, last = module.rpartition(".")
             line = f"from {package} import {last}" if package else f"import {module}"
             lines.append(line if short == last else f"{line} as {short}")

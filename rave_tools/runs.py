@@ -13,6 +13,7 @@ opening a stranger's file runs no code of theirs.
 
 import errno
 import os
+import pickle
 import re
 import shlex
 import subprocess
@@ -230,7 +231,7 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if "weights_only" in str(error) or "Weights only load failed" in str(error):
+        if isinstance(error, pickle.UnpicklingError) and _begins_as_torch(path):
             raise RunError(f"{path} holds Python objects and is not opened, for they could run code; "
                            "rave_tools writes checkpoints of tensors and plain values only.") from error
         raise RunError(f"{path} is damaged ({_damage(path)}).{_good_one_beside(path)}") from error
@@ -333,9 +334,13 @@ def _damage(path: Path) -> str:
         return _reason(error)
     if size == 0:
         return "it is empty"
+    return f"truncated at {size} bytes" if _begins_as_torch(path) else "it is no torch archive"
+
+
+def _begins_as_torch(path: Path) -> bool:
+    """True when the first bytes are a zip archive's, torch's format since 1.6."""
     with path.open("rb") as stream:
-        begins_well = stream.read(2) == b"PK"
-    return f"truncated at {size} bytes" if begins_well else "it is no torch archive"
+        return stream.read(2) == b"PK"
 
 
 def _good_one_beside(path: Path) -> str:

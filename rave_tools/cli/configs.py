@@ -60,7 +60,7 @@ def show(files: Sequence[str], overrides: Sequence[str] = (), *, defaults: bool 
     lines = ["", "# What can still be set, with its default:"]
     for target, parameters in free.items():
         lines.append(f"# {target.selector}")
-        lines += [textwrap.shorten(f"#     {name} = {_default(value)}", 110) for name, value in parameters.items()]
+        lines += [f"#     {name} = {textwrap.shorten(_default(value), 90)}" for name, value in parameters.items()]
     return text + "\n".join(lines) + "\n"
 
 

@@ -9,6 +9,7 @@ from types import ModuleType
 from absl import flags as absl_flags
 
 TRACEBACK = "traceback"
+_REQUIRED = "must have a value other than None"
 BUILT_IN = ("flagfile", "undefok")
 
 
@@ -66,10 +67,14 @@ def _flag_help(flag: absl_flags.Flag, width: int) -> list[str]:
     short = f"-{flag.short_name}, " if flag.short_name else ""
     head = f"  {short}--{'[no]' if flag.boolean and flag.default else ''}{flag.name}{value}"
     text = (flag.help or "").partition(";\n    repeat this option")[0]
+    choices = getattr(flag.parser, "enum_values", None)
+    text = text.removeprefix(f"<{'|'.join(map(str, choices or ()))}>: ")
     notes = [" ".join(text.split()).rstrip(".") + "."]
-    if "multi" in flag.flag_type():
+    if "multi" in flag.flag_type() and "several times" not in text:
         notes.append("May be given several times.")
-    if flag.default not in (None, False, "", []):
+    if any(_REQUIRED in validator.message for validator in flag.validators):
+        notes.append("[required]")
+    elif flag.default not in (None, False, "", []):
         notes.append(f"[default: {_default(flag)}]")
     body = textwrap.wrap(" ".join(note for note in notes if note), width - 8)
     return [head, *(f"        {line}" for line in body)]
@@ -89,7 +94,7 @@ def flag_error(command: str, error: absl_flags.Error, flags: absl_flags.FlagValu
     if isinstance(error, absl_flags.UnrecognizedFlagError):
         return f"rave_tools {command} has no flag --{error.flagname}.{_nearest(error.flagname, flags)}"
     message = str(error).replace("flag --", "--", 1).rstrip(".")
-    if "Flag must have a value other than None" in message:
+    if _REQUIRED in message:
         message = f"{message.partition('=')[0]} is required"
     return f"{message}. See rave_tools {command} --help."
 
@@ -107,5 +112,5 @@ def _nearest(name: str, flags: absl_flags.FlagValues) -> str:
     for start in ("no_", "no"):
         if name.startswith(start) and name.removeprefix(start) in known:
             return f" Did you mean --no{name.removeprefix(start)}?"
-    near = difflib.get_close_matches(name, known, n=2, cutoff=0.5)
+    near = difflib.get_close_matches(name, known, n=2, cutoff=0.6)
     return f" Did you mean {' or '.join('--' + item for item in near)}?" if near else ""
