@@ -26,7 +26,7 @@ def rate_ratio(sample_rate: int, target: int) -> int:
         rates = ", ".join(str(sample_rate * k) for k in (2, 4)) + ", " + str(sample_rate // 2)
         raise UserError(
             f"a model at {sample_rate} Hz cannot be exported at {target} Hz: blocks of a host must be whole blocks of "
-            f"the model, so one rate has to be a multiple of the other (--sr {rates}); the rest is the host's to convert"
+            f"the model, so one rate has to be a multiple of the other (--sr {rates}); others the host must convert"
         )
     return fast // slow
 

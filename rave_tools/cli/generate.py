@@ -1,0 +1,177 @@
+"""``rave_tools generate``: sound files through a trained or exported model."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from absl import flags as absl_flags
+
+from ..errors import UserError
+from .opening import open_codec
+
+if TYPE_CHECKING:
+    from ..inference.files import Job, Outcome
+    from ..inference.reconstruct import Machine
+
+HELP = "play sound files through a run or an exported model"
+SHOWN = 30
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """Define the flags of the command; RAVE's names where RAVE has the flag."""
+    absl_flags.DEFINE_string(
+        "model", None, "run folder, checkpoint, or .ts (ours or acids-rave's)", required=True, flag_values=flags
+    )
+    absl_flags.DEFINE_multi_string(
+        "input", None, "file, or folder with all below it; may be given several times", required=True, flag_values=flags
+    )
+    absl_flags.DEFINE_string(
+        "out_path", "generations", "folder for the wav files, same tree as the input", flag_values=flags
+    )
+    absl_flags.DEFINE_bool(
+        "stream", False, "play block by block as a host does (a .ts that streams always does)", flag_values=flags
+    )
+    absl_flags.DEFINE_integer(
+        "chunk_size", None, "samples at once (default: one latent frame with --stream, else some seconds)",
+        lower_bound=1, flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_enum("bits", "16", ["16", "24", "float"], "sample format of the wav files", flag_values=flags)
+    absl_flags.DEFINE_bool("keep_rate", False, "write at the input's sample rate, not the model's", flag_values=flags)
+    absl_flags.DEFINE_float(
+        "temperature", None, "scale of random latents (default: 0 for a run, as exported for a .ts)",
+        lower_bound=0.0, flag_values=flags,
+    )  # fmt: skip
+    absl_flags.DEFINE_integer("seed", 0, "of everything random, the same for each file", flag_values=flags)
+    absl_flags.DEFINE_string("checkpoint", "last", "checkpoint of a run: last, best or step_N", flag_values=flags)
+    absl_flags.DEFINE_bool("ema_weights", False, "play the averaged weights of a run", flag_values=flags)
+    absl_flags.DEFINE_integer(
+        "sampling_rate", None, "of the model in hertz, for a .ts that does not tell", lower_bound=1, flag_values=flags
+    )
+    absl_flags.DEFINE_string("device", "cpu", "where to compute: cpu, cuda, cuda:1, mps", flag_values=flags)
+    absl_flags.DEFINE_bool("progress", True, "show a progress bar", flag_values=flags)
+
+
+def run(flags: absl_flags.FlagValues) -> int:
+    """Process every file; the exit code is 1 if one is missing or incomplete."""
+    from ..inference.files import SUBTYPES, Choices, plan, process_files
+
+    jobs = plan(flags["input"].value, flags["out_path"].value)
+    machine = open_machine(flags)
+    chunk = flags["chunk_size"].value
+    if chunk is None and flags["stream"].value:
+        chunk = machine.hop
+    print("\n".join(describe_machine(machine, chunk)))
+    choices = Choices(chunk, SUBTYPES[flags["bits"].value], flags["keep_rate"].value, flags["seed"].value)
+    outcomes = []
+    with Bar(len(jobs), enabled=flags["progress"].value) as bar:
+        for outcome in process_files(jobs, machine, choices=choices, progress=bar.show):
+            outcomes.append(outcome)
+            bar.finish(outcome)
+    print("\n".join(table(outcomes)))
+    return 1 if any(outcome.problem for outcome in outcomes) else 0
+
+
+def open_machine(flags: absl_flags.FlagValues) -> "Machine":
+    """The model that the flags name.
+
+    Raises:
+        UserError: there is none, or a flag asks of it what it cannot do.
+    """
+    from ..inference.exported import machine_of_file
+    from ..inference.reconstruct import machine_of
+
+    path, live, device = flags["model"].value, flags["stream"].value, check_device(flags["device"].value)
+    temperature = flags["temperature"].value
+    if path.endswith(".ts"):
+        machine = machine_of_file(
+            Path(path), temperature=temperature, sample_rate=flags["sampling_rate"].value, device=device
+        )
+        if live and not machine.streaming:
+            raise UserError(f"{path} was exported without streaming and cannot play in blocks; leave --stream out")
+        return machine
+    codec, _ = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
+    return machine_of(codec, live=live, temperature=temperature or 0.0, device=device)
+
+
+def check_device(name: str) -> str:
+    """The device, if torch can use it.
+
+    Raises:
+        UserError: it cannot.
+    """
+    import torch
+
+    try:
+        torch.zeros(1, device=name)
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UserError(f"--device {name} cannot be used: {reason}") from error
+    return name
+
+
+def describe_machine(machine: "Machine", chunk: int | None) -> list[str]:
+    """What is about to play, in words."""
+    channels = f"{machine.channels} in, {machine.out_channels} out"
+    lines = [f"model: {machine.sample_rate} Hz, {channels}, {machine.hop} samples per latent"]
+    if not machine.streaming:
+        lines.append("plays whole files; long ones in overlapping parts that sound as one")
+        return lines
+    if chunk is not None and chunk % machine.unit:
+        rounded = -(-chunk // machine.unit) * machine.unit
+        lines.append(f"--chunk_size {chunk} rounded up to {rounded}, whole latent frames")
+    if machine.latency is None:
+        lines.append("streams; the file does not announce its latency, so the output is as late as in a host")
+    else:
+        late = f"{machine.latency} samples ({1000 * machine.latency / machine.sample_rate:.1f} ms)"
+        lines.append(f"streams; its latency of {late} is taken out of the files")
+    return lines
+
+
+class Bar:
+    """A progress bar over files, with the seconds of the current one.
+
+    Args:
+        files: how many.
+        enabled: show it where there is a terminal.
+    """
+
+    def __init__(self, files: int, *, enabled: bool) -> None:
+        from tqdm import tqdm
+
+        self._bar = tqdm(total=files, unit="file", disable=None if enabled else True, dynamic_ncols=True)
+
+    def __enter__(self) -> "Bar":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def show(self, job: "Job", seconds: float) -> None:
+        """A block of a file is done."""
+        self._bar.set_postfix_str(f"{job.source.name} {seconds:.0f} s")
+
+    def finish(self, outcome: "Outcome") -> None:
+        """A file is done."""
+        if outcome.problem:
+            self._bar.write(f"problem: {outcome.job.source}: {outcome.problem}")
+        self._bar.update(1)
+
+
+def table(outcomes: list["Outcome"]) -> list[str]:
+    """What became of the files: each of a few, a summary of many, every problem."""
+    lines = []
+    for outcome in outcomes[:SHOWN]:
+        if outcome.written:
+            notes = f" ({'; '.join(outcome.notes)})" if outcome.notes else ""
+            lines.append(f"  {outcome.job.target}  {outcome.seconds:.1f} s in {outcome.spent:.1f} s{notes}")
+    if len(outcomes) > SHOWN:
+        lines.append(f"  ... and {len(outcomes) - SHOWN} more")
+    problems = [outcome for outcome in outcomes if outcome.problem]
+    written = sum(outcome.written for outcome in outcomes)
+    seconds, spent = sum(outcome.seconds for outcome in outcomes), sum(outcome.spent for outcome in outcomes)
+    lines.append(f"files found    {len(outcomes)}")
+    lines.append(f"files written  {written} ({seconds:.1f} s of sound in {spent:.1f} s)")
+    lines.append(f"problems       {len(problems)}")
+    for outcome in problems:
+        state = "incomplete" if outcome.written else "no output"
+        lines.append(f"  {outcome.job.source}: {outcome.problem} [{state}]")
+    return lines

@@ -1,0 +1,44 @@
+"""A trained codec from a run folder or a lone checkpoint: what export and generate begin with."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..codec.autoencoder import Autoencoder
+    from ..runs import OpenedRun
+
+
+def open_codec(path: str, *, which: str = "last", ema: bool = False) -> tuple["Autoencoder", "OpenedRun"]:
+    """Rebuild a run's codec and load its weights.
+
+    Args:
+        path: a run folder or a ``.ckpt``.
+        which: checkpoint of a folder: ``last``, ``best`` or ``step_N``.
+        ema: take the averaged weights.
+
+    Returns:
+        The codec in evaluation mode, and the run it came from.
+
+    Raises:
+        UserError: there is no such run, or its weights do not fit its configuration.
+    """
+    from .. import config, runs
+
+    opened = runs.open_run(path, which=which, ema=ema)
+    codec = config.load([], text=opened.config_text).build("CODEC")
+    weights = opened.part("codec")
+    if not weights:
+        raise UserError(f"{opened.path} holds no codec; only autoencoder runs can be exported or played")
+    try:
+        codec.load_state_dict(weights)
+    except RuntimeError as error:
+        detail = " ".join(str(error).split())
+        raise UserError(f"the weights in {opened.path} do not fit the configuration beside them: {detail}") from error
+    return codec.eval(), opened
+
+
+def run_name(path: Path) -> str:
+    """The name of the run that a checkpoint belongs to; a lone checkpoint's own name."""
+    return path.parent.parent.name if path.parent.name == "checkpoints" and path.parent.parent.name else path.stem

@@ -1,0 +1,121 @@
+"""Exported models, our own and those of acids-rave, as machines."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from rave_tools.errors import UserError
+from rave_tools.inference.reconstruct import Machine
+
+LONGEST_PROBE = 1 << 16
+
+
+class ExportedModelError(UserError):
+    """A .ts file cannot be loaded or lacks what is needed to play it."""
+
+
+def load(path: Path, device: str) -> torch.jit.ScriptModule:
+    """Load a TorchScript archive.
+
+    Raises:
+        ExportedModelError: it is none, or needs operators that this torch does not have.
+    """
+    if not path.is_file():
+        raise ExportedModelError(f"{path}: there is no such file")
+    try:
+        return torch.jit.load(str(path), map_location=device).eval()
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()
+        raise ExportedModelError(f"{path} is not a TorchScript model that can be loaded: {reason[-1]}") from error
+
+
+def _number(module: torch.jit.ScriptModule, *names: str) -> int | None:
+    """The first of several attributes that is there; some exports store tensors, old ones in a submodule."""
+    for holder in (module, getattr(module, "_rave", None)):
+        for name in names:
+            value = getattr(holder, name, None) if holder is not None else None
+            if isinstance(value, (int, Tensor)):
+                return int(value)
+    return None
+
+
+def _params(module: torch.jit.ScriptModule, method: str) -> list[int] | None:
+    value = getattr(module, f"{method}_params", None)
+    return [int(number) for number in value] if isinstance(value, Tensor) and value.numel() == 4 else None
+
+
+def machine_of_file(
+    path: Path, *, temperature: float | None = None, sample_rate: int | None = None, device: str = "cpu"
+) -> Machine:
+    """Make a machine of an exported model.
+
+    Args:
+        path: a ``.ts`` with a method forward, or encode and decode.
+        temperature: scale of all that is random, where the model has that attribute; None leaves it as exported.
+        sample_rate: in hertz, for files that do not tell.
+        device: where to compute.
+
+    Raises:
+        ExportedModelError: the file cannot be loaded, or does not say what is needed to play it.
+    """
+    module = load(path, device)
+    encode, decode, forward = (_params(module, method) for method in ("encode", "decode", "forward"))
+    rate = _number(module, "sr", "sampling_rate") or sample_rate
+    if rate is None:
+        raise ExportedModelError(f"{path} does not say its sample rate; give it with --sampling_rate")
+    if forward is None and (encode is None or decode is None):
+        raise ExportedModelError(f"{path} is no nn~ model: it has neither forward_params nor encode_ and decode_params")
+    channels, out_channels = (forward or encode)[0], (forward or decode)[2]
+    hop = max(params[side] for params in (encode, decode, forward) if params for side in (1, 3))
+    holder = [module]
+
+    @torch.inference_mode()
+    def process(x: Tensor) -> Tensor:
+        x = x.to(device)
+        playing = holder[0]
+        return (playing.forward(x) if forward else playing.decode(playing.encode(x))).cpu()
+
+    def prepare() -> None:
+        if temperature is not None and hasattr(holder[0], "set_temperature"):
+            holder[0].set_temperature(temperature)
+        if hasattr(holder[0], "set_buffered"):
+            holder[0].set_buffered(0)
+
+    def restart() -> None:
+        if hasattr(holder[0], "set_reset"):
+            holder[0].set_reset(1)
+        else:
+            # acids-rave's exports cannot forget: only a fresh copy has heard nothing.
+            holder[0] = load(path, device)
+        prepare()
+
+    restart()
+    latency = _number(module, "latency_samples")
+    ours = latency is not None
+    streaming = bool(module.streaming) if ours else remembers(process, channels, hop)
+    restart()
+    return Machine(
+        process=process,
+        restart=restart,
+        sample_rate=rate,
+        channels=channels,
+        out_channels=out_channels,
+        unit=1 if ours and streaming else hop,
+        hop=hop,
+        streaming=streaming,
+        offset=_number(module, "input_offset") or 0,
+        latency=latency,
+    )
+
+
+def remembers(process: Callable[[Tensor], Tensor], channels: int, hop: int) -> bool:
+    """Whether a model's answer depends on what it heard before: the same block twice, with the same random numbers."""
+    x = 0.1 * torch.randn(1, channels, max(hop, min(4 * hop, LONGEST_PROBE)))
+    answers = []
+    with torch.random.fork_rng(devices=[]):
+        for _ in range(2):
+            torch.manual_seed(0)
+            answers.append(process(x))
+    return not torch.equal(answers[0], answers[1])
