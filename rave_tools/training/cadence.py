@@ -48,17 +48,19 @@ class Cadence(Callback):
 
 
 class TrainingStopped(Exception):
-    """A signal ended the training between two updates.
+    """A signal ended the training.
 
     Attributes:
         signum: which signal.
         step: generator updates made.
+        saved: whether a checkpoint holds all of them.
     """
 
-    def __init__(self, signum: int, step: int) -> None:
+    def __init__(self, signum: int, step: int, *, saved: bool) -> None:
         super().__init__(f"stopped by {signal.Signals(signum).name} at step {step}")
         self.signum = signum
         self.step = step
+        self.saved = saved
 
 
 class Interrupts(Callback):
@@ -75,6 +77,7 @@ class Interrupts(Callback):
         self._received = 0
         self._previous: dict[int, Any] = {}
         self._batches = 0
+        self._step = 0
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over, where that is possible: only the main thread may."""
@@ -83,18 +86,19 @@ class Interrupts(Callback):
 
     def _receive(self, signum: int, _frame: Any) -> None:
         if self._received:
-            raise KeyboardInterrupt
+            raise TrainingStopped(signum, self._step, saved=False)
         self._received = signum
         self._report("Finishing this step and saving a checkpoint; once more to stop at once.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Stops here if a signal came; several processes agree on it every few batches."""
         self._batches += 1
+        self._step = pl_module.counters.generator_updates
         if not pl_module.at_boundary or (world_size() > 1 and self._batches % ASK_EVERY):
             return
         if any_process(bool(self._received), pl_module.device):
             self._save()
-            raise TrainingStopped(self._received or signal.SIGTERM, pl_module.counters.generator_updates)
+            raise TrainingStopped(self._received or signal.SIGTERM, self._step, saved=True)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""

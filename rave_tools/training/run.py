@@ -16,7 +16,7 @@ from rave_tools.runs import RunDirectory
 from rave_tools.training import summary
 from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.cadence import NEVER, Cadence, Interrupts
-from rave_tools.training.checkpoints import Checkpoints, Resume, restore_weights
+from rave_tools.training.checkpoints import Checkpoints, Resume, restore_weights, transfer
 from rave_tools.training.ema import EMA
 from rave_tools.training.estimate import Estimating
 from rave_tools.training.monitor import Monitor
@@ -25,6 +25,7 @@ from rave_tools.training.progress import Progress
 from rave_tools.training.tensorboard import TensorBoard
 
 SMOKE_STEPS = 2
+LONGEST_LIST = 20
 
 
 class TrainingData(Protocol):
@@ -78,7 +79,9 @@ def train(
     devices: int | list[int] = 1,
     accumulate: int = 1,
     compile: bool = False,
+    seed: int | None = None,
     resume: Mapping[str, Any] | None = None,
+    init_from: Mapping[str, Tensor] | None = None,
     estimate: bool = True,
     progress: bool = True,
     smoke_test: bool = False,
@@ -105,7 +108,9 @@ def train(
         devices: how many, or which.
         accumulate: batches whose gradients make one update.
         compile: whether encoder, decoder and discriminator go through torch.compile.
+        seed: of the model's noise; by default the wrapper's own or, on resume, that of the run.
         resume: contents of the checkpoint to go on from.
+        init_from: weights to begin with, as far as they fit; what was and was not taken is reported.
         estimate: whether to measure memory and time of all phases first.
         progress: whether to draw a bar; plain lines otherwise.
         smoke_test: only a few updates, to see whether everything works.
@@ -122,8 +127,7 @@ def train(
         UserError: something outside is wrong (memory, disk, a checkpoint of another model, diverging losses).
     """
     wrapper.accumulate = accumulate
-    if resume is not None:
-        restore_weights(wrapper, resume)
+    _load(wrapper, resume, init_from, seed, report)
     step = wrapper.counters.generator_updates
     _check(wrapper, data)
     if smoke_test:
@@ -170,9 +174,31 @@ def train(
         )
         displays = [board, bar]
     trainer.callbacks.append(Monitor(displays, every=log_every, waited=lambda: data.waited))
-    with _quiet(), _clear_memory_errors(wrapper):
+    with _quiet(), _clear_errors(wrapper):
         trainer.fit(wrapper, datamodule=data)
     return Outcome(wrapper.counters.generator_updates, checkpoints.best, wrapper.counters.skipped)
+
+
+def _load(
+    wrapper: AutoencoderTrainingWrapper,
+    resume: Mapping[str, Any] | None,
+    init_from: Mapping[str, Tensor] | None,
+    seed: int | None,
+    report: Callable[[str], None],
+) -> None:
+    """Weights from a checkpoint of this run or of another one, and the seed."""
+    if resume is not None:
+        restore_weights(wrapper, resume)
+        wrapper.seed = int(resume["rave_tools"].get("seed", wrapper.seed))
+    if init_from is not None:
+        taken, left = transfer(wrapper, init_from)
+        report(f"initial weights: {len(taken)} of {len(wrapper.state_dict())} tensors taken, {len(left)} not")
+        for reason in left[:LONGEST_LIST]:
+            report(f"  not taken: {reason}")
+        if len(left) > LONGEST_LIST:
+            report(f"  ... and {len(left) - LONGEST_LIST} more")
+    if seed is not None:
+        wrapper.seed = seed
 
 
 def _check(wrapper: AutoencoderTrainingWrapper, data: TrainingData) -> None:
@@ -287,10 +313,12 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_memory_errors(wrapper: AutoencoderTrainingWrapper) -> Iterator[None]:
-    """Says what to do when the device has no memory left."""
+def _clear_errors(wrapper: AutoencoderTrainingWrapper) -> Iterator[None]:
+    """Says what to do when the device has no memory left, and keeps an interruption one."""
     try:
         yield
+    except SystemExit as error:  # Lightning's answer to Ctrl-C before the first step
+        raise KeyboardInterrupt from error
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on {wrapper.device} in phase {wrapper.phase.number} at step "

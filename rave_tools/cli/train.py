@@ -1,0 +1,299 @@
+"""``rave_tools train``: from a database and a configuration to a run folder."""
+
+import os
+import sys
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from absl import flags as absl_flags
+
+from ..errors import UserError
+
+if TYPE_CHECKING:
+    from ..config import Config
+    from ..data.datamodule import AudioDataModule
+    from ..runs import OpenedRun, RunDirectory
+
+HELP = "train a codec on a database made by rave_tools preprocess"
+DEFAULT_CONFIG = "v2"
+
+# Flags that say what the data are like; a resumed run keeps its own unless they are given again.
+DATA_FLAGS = (
+    "db_path", "n_signal", "batch", "seed", "augment", "derivative", "normalize", "rand_pitch",
+)  # fmt: skip
+# Flags that belong to the run and are saved in its configuration; those of the machine are not.
+RUN_FLAGS = ("max_steps", "val_every", "save_every", "ema", "precision", "accumulate")
+MACHINE_FLAGS = ("compile", "smoke_test", "estimate", "log_every", "save_minutes")
+PRECISIONS = {"32": "32", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed", "16": "16-mixed", "16-mixed": "16-mixed"}
+
+
+def define(flags: absl_flags.FlagValues) -> None:
+    """Define the flags of the command; names are RAVE's where RAVE has the flag."""
+    string, number, switch, real, several = (
+        absl_flags.DEFINE_string, absl_flags.DEFINE_integer, absl_flags.DEFINE_bool, absl_flags.DEFINE_float,
+        absl_flags.DEFINE_multi_string,
+    )  # fmt: skip
+    where = {"flag_values": flags}
+    string("name", None, "name of the run: its folder in --out_path", **where)
+    string("db_path", None, "database made by rave_tools preprocess", **where)
+    string("out_path", "runs", "folder of the runs", **where)
+    several("config", [DEFAULT_CONFIG], "configuration, then others to apply over it", **where)
+    several("override", [], "a gin binding applied last, as 'CAPACITY = 32'", **where)
+    several("augment", [], "augmentation configuration, such as mute", **where)
+    number("max_steps", 6_000_000, "last generator update", **where)
+    number("val_every", 10_000, "generator updates between validations", **where)
+    number("save_every", 500_000, "generator updates between checkpoints that are kept; last and best are always", **where)
+    real("save_minutes", 10.0, "longest time without a checkpoint, in minutes", **where)
+    number("log_every", 50, "generator updates between two readings of the losses", **where)
+    number("n_signal", 131072, "samples of a training window", **where)
+    number("batch", 8, "windows per batch, for each device", **where)
+    number("accumulate", 1, "batches whose gradients make one update", **where)
+    number("channels", 0, "channels of the model; 0 takes those of the database", **where)
+    string("resume", None, "run folder or checkpoint to go on from, where it stopped", **where)
+    string("ckpt", None, "the same as --resume", **where)
+    string("init_from", None, "run folder or checkpoint whose weights to begin with, as far as they fit", **where)
+    number("workers", 8, "processes that load data", **where)
+    string("accelerator", "auto", "auto, cpu, cuda or mps", **where)
+    string("devices", "1", "how many devices, or which, as '0,2'", **where)
+    absl_flags.DEFINE_multi_integer("gpu", None, "which GPU, as in RAVE; -1 trains on the CPU", **where)
+    absl_flags.DEFINE_enum("precision", "32", list(PRECISIONS), "float32, or mixed with half precision", **where)
+    switch("compile", False, "compile the networks: slow to start, then faster", **where)
+    real("ema", None, "keep an average of the weights; weight of the past, such as 0.999", **where)
+    switch("derivative", False, "train on the derivative of the signal", **where)
+    switch("normalize", False, "train on normalised windows", **where)
+    absl_flags.DEFINE_list("rand_pitch", None, "random speed between two factors, as 0.7,1.3", **where)
+    number("seed", 0, "of weights, data order and noise", **where)
+    switch("progress", True, "draw a bar on a terminal; otherwise a line now and then", **where)
+    switch("estimate", True, "measure memory and time of all phases first", **where)
+    switch("smoke_test", False, "a few updates of everything, to see whether it works", **where)
+
+
+def run(flags: absl_flags.FlagValues) -> int:
+    """Train, or go on training."""
+    import torch
+
+    from ..training.cadence import TrainingStopped
+    from ..training.run import train
+
+    first = os.environ.get("LOCAL_RANK", "0") == "0"
+    report = _say if first else _say_nothing
+    opened = _opened(flags)
+    values = _data_values(flags, opened)
+    folder = _folder(flags, opened, first=first)
+    loaded = _configuration(flags, opened, values["db_path"], report)
+    settings = {name: flags[name].value for name in RUN_FLAGS if flags[name].present}
+    if "precision" in settings:
+        settings["precision"] = PRECISIONS[settings["precision"]]
+    machine = _machine(flags)
+    _check_precision(settings.get("precision", "32"), machine["accelerator"])
+    text = loaded.operative(train, **settings)
+    data = _data(values, loaded, flags["workers"].value)
+    torch.manual_seed(values["seed"])
+    if first:
+        folder.create()
+        folder.write_config(text)
+        folder.write_command(sys.argv)
+    try:
+        outcome = loaded.call(
+            train,
+            data=data,
+            run=folder,
+            config_text=text,
+            facts={"flags": values},
+            seed=values["seed"],
+            resume=None if opened is None else {**opened.extra, "state_dict": opened.state_dict},
+            init_from=_initial(flags),
+            listen=_listener(values, data),
+            progress=flags["progress"].value and sys.stderr.isatty(),
+            report=report,
+            **settings,
+            **machine,
+        )
+    except TrainingStopped as stopped:
+        saved = f"the checkpoint is in {folder.checkpoints}" if stopped.saved else "without saving"
+        report(f"stopped at step {stopped.step}, {saved}; go on with: rave_tools train --resume {folder.path}")
+        return 128 + stopped.signum
+    report(
+        f"done at step {outcome.step}; best validation distance {outcome.best:.4f}; "
+        f"export with: rave_tools export --run {folder.path} --streaming"
+    )
+    return 0
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _say_nothing(line: str) -> None:
+    """Processes other than the first one train in silence."""
+
+
+def _opened(flags: absl_flags.FlagValues) -> "OpenedRun | None":
+    """The checkpoint to go on from."""
+    from ..runs import open_run
+
+    path = flags["resume"].value or flags["ckpt"].value
+    if path and flags["init_from"].value:
+        raise UserError("--resume goes on with a run, --init_from begins a new one with its weights; choose one")
+    return open_run(path) if path else None
+
+
+def _data_values(flags: absl_flags.FlagValues, opened: "OpenedRun | None") -> dict[str, Any]:
+    """Values of the data flags: as given, else as the resumed run had them, else the defaults."""
+    saved: Mapping[str, Any] = opened.facts.get("flags", {}) if opened is not None else {}
+    values = {
+        name: flags[name].value if flags[name].present or name not in saved else saved[name] for name in DATA_FLAGS
+    }
+    if not values["db_path"]:
+        raise UserError("--db_path is required: a database made by rave_tools preprocess")
+    values["db_path"] = str(Path(values["db_path"]).resolve())
+    if values["rand_pitch"]:
+        values["rand_pitch"] = _pitch(values["rand_pitch"])
+    return values
+
+
+def _pitch(words: list[Any]) -> list[float]:
+    try:
+        low, high = (float(word) for word in words)
+    except ValueError as error:
+        raise UserError(f"--rand_pitch {','.join(map(str, words))} is not two factors, such as 0.7,1.3") from error
+    return [low, high]
+
+
+def _folder(flags: absl_flags.FlagValues, opened: "OpenedRun | None", *, first: bool) -> "RunDirectory":
+    """The run's folder; an existing run is never overwritten."""
+    from ..runs import RunDirectory
+
+    name = flags["name"].value
+    if opened is not None and not name:
+        if opened.path.parent.name != "checkpoints":
+            raise UserError(f"{opened.path} lies in no run folder; give the run that goes on from it a --name")
+        return RunDirectory(opened.path.parent.parent)
+    if not name:
+        raise UserError("--name is required: the name of the run")
+    folder = RunDirectory(Path(flags["out_path"].value) / name)
+    same = opened is not None and opened.path.parent.parent.resolve() == folder.path.resolve()
+    if first and not same and folder.existing():
+        raise UserError(
+            f"there is a run at {folder.path} already; go on with it by --resume {folder.path}, or choose another --name"
+        )
+    return folder
+
+
+def _configuration(
+    flags: absl_flags.FlagValues, opened: "OpenedRun | None", db_path: str, report: Callable[[str], None]
+) -> "Config":
+    """The configuration: files, then facts of the data, then overrides; on resume over the run's own, and said."""
+    from .. import config
+
+    channels = flags["channels"].value
+    if opened is None:
+        channels = channels or _database_channels(db_path, report)
+        return config.load(flags["config"].value, [f"CHANNELS = {channels}", *flags["override"].value])
+    files = flags["config"].value if flags["config"].present else []
+    overrides = [*([f"CHANNELS = {channels}"] if channels else []), *flags["override"].value]
+    before = config.load([], text=opened.config_text)
+    after = config.load(files, overrides, text=opened.config_text)
+    for line in config.differences(before, after):
+        report(f"changed on resume: {line}")
+    return after
+
+
+def _database_channels(db_path: str, report: Callable[[str], None]) -> int:
+    from ..data.store import read_facts
+
+    channels = read_facts(db_path).channels
+    report(f"channels: {channels}, as in the database (--channels changes it)")
+    return channels
+
+
+def _data(values: Mapping[str, Any], loaded: "Config", workers: int) -> "AudioDataModule":
+    """The data module that the values describe."""
+    from .. import config
+    from ..data.datamodule import AudioDataModule
+
+    return AudioDataModule(
+        values["db_path"],
+        n_signal=values["n_signal"],
+        batch=values["batch"],
+        sampling_rate=loaded.macro("SAMPLING_RATE"),
+        channels=loaded.macro("CHANNELS"),
+        workers=workers,
+        seed=values["seed"],
+        augmentations=[config.load([name]).build("AUGMENTATION") for name in values["augment"]],
+        derivative=values["derivative"],
+        normalize=values["normalize"],
+        rand_pitch=tuple(values["rand_pitch"]) if values["rand_pitch"] else None,
+    )
+
+
+@dataclass(frozen=True)
+class _Integrated:
+    """Makes the derivative of a signal audible as the signal itself."""
+
+    sampling_rate: int
+
+    def __call__(self, audio: Any) -> Any:
+        import torch
+
+        from ..data.transforms import Integrator
+
+        return torch.from_numpy(Integrator(sampling_rate=self.sampling_rate)(audio.numpy()))
+
+
+def _listener(values: Mapping[str, Any], data: "AudioDataModule") -> Callable[[Any], Any] | None:
+    return _Integrated(data.sampling_rate) if values["derivative"] else None
+
+
+def _initial(flags: absl_flags.FlagValues) -> Mapping[str, Any] | None:
+    from ..runs import open_run
+
+    return open_run(flags["init_from"].value).state_dict if flags["init_from"].value else None
+
+
+def _machine(flags: absl_flags.FlagValues) -> dict[str, Any]:
+    """Where to train, checked before anything is loaded, and how."""
+    import torch
+
+    chosen = {name: flags[name].value for name in MACHINE_FLAGS if flags[name].present}
+    accelerator, devices = flags["accelerator"].value, _devices(flags["devices"].value)
+    if flags["gpu"].value:
+        cpu = flags["gpu"].value == [-1]
+        accelerator, devices = ("cpu", 1) if cpu else ("cuda", list(flags["gpu"].value))
+    if accelerator not in ("auto", "cpu", "cuda", "mps"):
+        raise UserError(f"--accelerator {accelerator} is none of auto, cpu, cuda, mps")
+    if accelerator == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no CUDA device here; use --accelerator cpu, or install a torch built for your GPU")
+    if accelerator == "mps" and not torch.backends.mps.is_available():
+        raise UserError("torch finds no MPS device here; use --accelerator cpu")
+    if accelerator == "cuda" and (missing := _missing_device(devices, torch.cuda.device_count())):
+        raise UserError(f"--devices {missing}: there are {torch.cuda.device_count()} CUDA devices here")
+    return {**chosen, "accelerator": accelerator, "devices": devices}
+
+
+def _devices(text: str) -> int | list[int]:
+    """``2`` is a number of devices, ``0,2`` or ``1,`` says which."""
+    try:
+        return [int(word) for word in text.split(",") if word] if "," in text else int(text)
+    except ValueError as error:
+        raise UserError(f"--devices {text} is neither a number of devices nor a list such as 0,2") from error
+
+
+def _missing_device(devices: int | list[int], count: int) -> str:
+    wanted = devices if isinstance(devices, int) else max(devices) + 1
+    return str(devices) if wanted > count else ""
+
+
+def _check_precision(precision: str, accelerator: str) -> None:
+    """float16 needs a scaler and a GPU that computes in it.
+
+    Raises:
+        UserError: it is asked for elsewhere.
+    """
+    import torch
+
+    cuda = accelerator == "cuda" or (accelerator == "auto" and torch.cuda.is_available())
+    if precision == "16-mixed" and not cuda:
+        raise UserError("--precision 16 needs a CUDA device; use --precision bf16 or 32")
