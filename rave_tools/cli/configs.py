@@ -23,6 +23,7 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues, arguments: Sequence[str]) -> int:
     """Run the action that the first word names."""
     action, *files = arguments or ["list"]
+    overrides: list[str] = flags["override"].value or []
     if action == "list":
         print(listing())
         return 0
@@ -31,9 +32,9 @@ def run(flags: absl_flags.FlagValues, arguments: Sequence[str]) -> int:
     if not files:
         raise ConfigError(f"rave_tools configs {action} needs a file, as: rave_tools configs {action} v2")
     if action == "show":
-        print(show(files, flags["override"].value, defaults=flags["defaults"].value), end="")
+        print(show(files, overrides, defaults=bool(flags["defaults"].value)), end="")
         return 0
-    print(check(files, flags["override"].value))
+    print(check(files, overrides))
     return 0
 
 
