@@ -44,7 +44,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     several("augment", [], "augmentation configuration, such as mute", **where)
     number("max_steps", 6_000_000, "last generator update", **where)
     number("val_every", 10_000, "generator updates between validations", **where)
-    number("save_every", 500_000, "generator updates between checkpoints that are kept; last and best are always", **where)
+    number("save_every", 500_000, "generator updates between checkpoints that are kept, besides last and best", **where)
     real("save_minutes", 10.0, "longest time without a checkpoint, in minutes", **where)
     number("log_every", 50, "generator updates between two readings of the losses", **where)
     number("n_signal", 131072, "samples of a training window", **where)
@@ -177,7 +177,7 @@ def _folder(flags: absl_flags.FlagValues, opened: "OpenedRun | None", *, first: 
     same = opened is not None and opened.path.parent.parent.resolve() == folder.path.resolve()
     if first and not same and folder.existing():
         raise UserError(
-            f"there is a run at {folder.path} already; go on with it by --resume {folder.path}, or choose another --name"
+            f"there is a run at {folder.path} already; go on with it (--resume {folder.path}) or choose another --name"
         )
     return folder
 

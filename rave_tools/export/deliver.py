@@ -53,7 +53,8 @@ def freeze_faithfully(module: torch.jit.ScriptModule, prepared: Prepared) -> tup
     if lost:
         return module, f"freezing lost {', '.join(lost)}"
     facts = prepared.facts
-    audio = 0.3 * torch.randn(1, facts.channels, 8 * facts.hop, generator=torch.Generator().manual_seed(1))
+    hops = 8 + facts.latency // facts.hop
+    audio = 0.3 * torch.randn(1, facts.channels, hops * facts.hop, generator=torch.Generator().manual_seed(1))
     outputs = []
     for candidate in (module, frozen):
         fresh = reload(candidate)

@@ -1,0 +1,41 @@
+"""A codec small enough for tests of exports and of playing."""
+
+from functools import partial
+
+import torch
+
+from rave_tools.codec.bottlenecks.variational import VariationalEncoder
+from rave_tools.codec.nets.rave import EncoderV2, GeneratorV2
+from rave_tools.codec.pretransforms.pqmf import CachedPQMF
+from rave_tools.codec.rave import RAVE
+from rave_tools.nn.conv import Convolutions
+from rave_tools.nn.noise import NoiseGeneratorV2
+
+
+def small_codec(*, channels=1, noise=False, padding="centered", sampling_rate=44100):
+    """A RAVE v2 of some thousand parameters: 4 bands, hop 64, 8 latents with unequal variances."""
+    torch.manual_seed(5)
+    style = Convolutions(padding=padding, normalization="weight_norm")
+    bands, ratios, latents = 4, [4, 2, 2], 8
+    shape = {"capacity": 8, "ratios": ratios, "kernel_size": 3, "dilations": [1, 3], "n_channels": channels}
+    shape["convolutions"] = style
+    branch = partial(NoiseGeneratorV2, convolutions=style, hidden_size=8, ratios=[2, 2], noise_bands=5)
+    codec = RAVE(
+        sampling_rate=sampling_rate,
+        n_channels=channels,
+        pqmf=CachedPQMF(attenuation=60, n_band=bands),
+        encoder=VariationalEncoder(EncoderV2(data_size=bands, latent_size=latents, n_out=2, **shape)),
+        decoder=GeneratorV2(
+            data_size=bands,
+            latent_size=latents,
+            amplitude_modulation=True,
+            noise_module=branch if noise else None,
+            **shape,
+        ),
+    )
+    with torch.no_grad():
+        rotation = torch.linalg.qr(torch.randn(latents, latents))[0]
+        codec.latent_pca.copy_(rotation)
+        codec.latent_mean.normal_(0, 0.1)
+        codec.fidelity.copy_(torch.tensor([0.5, 0.7, 0.8, 0.9, 0.96, 0.98, 0.99, 1.0]))
+    return codec.eval()
