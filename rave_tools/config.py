@@ -56,7 +56,8 @@ def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | Non
     if text is not None:
         reader.read_text(text, text_name, "saved")
     for name in names:
-        reader.read_file(config_files.find(name))
+        reader.read_named(config_files.find(name))
+    reader.check_order()
     for override in overrides:
         reader.read_override(override)
     config = Config(reader.bindings, reader.stages)

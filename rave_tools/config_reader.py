@@ -71,8 +71,28 @@ class Reader:
         self.bindings: dict[Key, Binding] = {}
         self.stages: list[tuple[str, dict[Key, Binding]]] = []
         self._open: list[Path] = []
+        self._named: list[tuple[str, list[Binding]]] = []
         self._imported: dict[str, dict[str, ModuleType]] = {}
         self._canonical: dict[int, Target] = {}
+
+    def read_named(self, path: Path) -> None:
+        """Read a file that was asked for by name, and remember what it wrote."""
+        before = dict(self.bindings)
+        self.read_file(path)
+        wrote = [binding for key, binding in self.bindings.items() if before.get(key) is not binding]
+        self._named.append((config_files.shown(path.resolve()), wrote))
+
+    def check_order(self) -> None:
+        """A file must leave something: one that a later file overwrites entirely stands in the wrong place.
+
+        Raises:
+            ConfigError: a mixin was given before the model that it should change.
+        """
+        for name, wrote in self._named:
+            last = [self.bindings[binding.key] for binding in wrote]
+            if wrote and all(now is not then and now.value != then.value for now, then in zip(last, wrote)):
+                raise ConfigError(f"{name} has no effect: {last[0].origin} sets {last[0].key} after it; "
+                                  "give the model first, then what changes it.")
 
     def read_file(self, path: Path) -> None:
         """Read a file, and those it includes at the places where it includes them."""

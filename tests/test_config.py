@@ -247,6 +247,16 @@ def test_a_mixin_that_changes_nothing_is_refused(folder: Path, toys: ModuleType,
     assert wrapper.codec.encoder.capacity == 9, "a shipped mixin may serve several models"
 
 
+def test_a_mixin_before_its_model_is_refused(folder: Path, toys: ModuleType) -> None:
+    """The model would set everything back, in silence."""
+    (folder / "more.gin").write_text("CAPACITY = 9\nRATE = 8000\n")
+    message = refused(toys, ["more", "base"])
+    assert message.startswith("more.gin has no effect: base.gin:6 sets CAPACITY after it; give the model first")
+    assert config.load(["base", "more"]).macro("CAPACITY") == 9
+    (folder / "more.gin").write_text("CAPACITY = 9\nEXTRA = 1\n")
+    assert config.load(["more", "base"]).macro("EXTRA") == 1
+
+
 def test_a_binding_overridden_later_is_not_unread(folder: Path, toys: ModuleType) -> None:
     config.load(["base"], ["CAPACITY = 3", "CAPACITY = 5"]).call(toys.train, db_path="db")
 
