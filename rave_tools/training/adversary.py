@@ -1,6 +1,6 @@
 """The adversary: a discriminator with the two games played against it."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
@@ -50,11 +50,12 @@ class Adversary(nn.Module):
         """
         real = _in_float32(self.discriminator(target))
         fake = _in_float32(self.discriminator(estimate.detach()))
-        loss = sum(self.discriminator_loss(r.logits, f.logits) for r, f in zip(real, fake, strict=True))
         return {
-            "discriminator": loss,
-            "score_real": sum(r.logits.detach().mean() for r in real),
-            "score_fake": sum(f.logits.detach().mean() for f in fake),
+            "discriminator": _total(
+                self.discriminator_loss(r.logits, f.logits) for r, f in zip(real, fake, strict=True)
+            ),
+            "score_real": _total(r.logits.detach().mean() for r in real),
+            "score_fake": _total(f.logits.detach().mean() for f in fake),
         }
 
     def generator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
@@ -66,7 +67,7 @@ class Adversary(nn.Module):
         """
         with _frozen(self.discriminator):
             fake = _in_float32(self.discriminator(estimate))
-            losses = {"adversarial": sum(self.generator_loss(f.logits) for f in fake)}
+            losses = {"adversarial": _total(self.generator_loss(f.logits) for f in fake)}
             if self.feature_matching is not None:
                 with torch.no_grad():
                     real = _in_float32(self.discriminator(target))
@@ -85,6 +86,10 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
+
+
+def _total(scales: Iterable[Tensor]) -> Tensor:
+    return torch.stack(list(scales)).sum()
 
 
 def _in_float32(features: Sequence[Features]) -> list[Features]:

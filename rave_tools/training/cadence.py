@@ -78,11 +78,13 @@ class Interrupts(Callback):
         self._previous: dict[int, Any] = {}
         self._batches = 0
         self._step = 0
+        self._saved = False
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Takes the signals over, where that is possible: only the main thread may."""
         if threading.current_thread() is threading.main_thread():
-            self._previous = {number: signal.signal(number, self._receive) for number in (signal.SIGINT, signal.SIGTERM)}
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._previous[number] = signal.signal(number, self._receive)
 
     def _receive(self, signum: int, _frame: Any) -> None:
         if self._received:
@@ -100,8 +102,25 @@ class Interrupts(Callback):
             self._save()
             raise TrainingStopped(self._received or signal.SIGTERM, self._step, saved=True)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """A signal may also kill a process that loads data, and the main one finds out first by an error."""
+        if self._received and not isinstance(exception, TrainingStopped) and pl_module.at_boundary:
+            self._save()
+            self._step = pl_module.counters.generator_updates
+            self._saved = True
+        self._restore()
+
+    def instead_of(self, error: BaseException) -> BaseException:
+        """What to raise for an error that may only be the consequence of a signal."""
+        if not self._received or isinstance(error, TrainingStopped):
+            return error
+        return TrainingStopped(self._received, self._step, saved=self._saved)
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Gives the signals back."""
+        self._restore()
+
+    def _restore(self) -> None:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}

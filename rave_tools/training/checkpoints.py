@@ -211,7 +211,7 @@ class Checkpoints(Callback):
             self.save(*names)
         except (UserError, OSError) as error:
             self._time = time.monotonic()
-            self._report(f"warning: no checkpoint written: {error}. Training goes on; the previous checkpoint is intact.")
+            self._report(f"warning: no checkpoint written: {error} Training goes on; the one before is intact.")
 
     def on_train_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """Looks whether one is due."""

@@ -35,8 +35,9 @@ class EMA(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts from the weights at hand, unless a checkpoint brought an average."""
         live = self._live(pl_module)
-        self.weights = {name: self.weights[name].to(p.device) if name in self.weights else p.clone()
-                        for name, p in live.items()}
+        self.weights = {
+            name: self.weights[name].to(p.device) if name in self.weights else p.clone() for name, p in live.items()
+        }
         self._updates = pl_module.counters.generator_updates
 
     @torch.no_grad()

@@ -223,7 +223,7 @@ def report(estimate: Estimate, batch_size: int, n_signal: int) -> list[str]:
             f"{readable_time(cost.updates * cost.seconds_per_update)}"
         )
     lines.append(
-        f"In all: {readable_time(estimate.seconds)}. Measured just now with one real step of each kind (batch {batch_size}, "
-        f"{n_signal} samples), plus Adam's moments; validation, checkpoints and a slow disk come on top."
+        f"In all: {readable_time(estimate.seconds)}. Measured just now with one real step of each kind (batch "
+        f"{batch_size}, {n_signal} samples), plus Adam's moments; validation, checkpoints and a slow disk come on top."
     )
     return lines

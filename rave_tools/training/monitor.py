@@ -120,8 +120,12 @@ class Monitor(Callback):
         if pl_module.counters.generator_updates > self._step:
             self._read(pl_module)
 
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """Closes the displays."""
+        self.teardown(trainer, pl_module, "fit")
+
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Closes the displays however the run ended."""
+        """Closes the displays."""
         for display in self.displays:
             display.close()
         self.displays = []

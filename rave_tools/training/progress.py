@@ -42,8 +42,18 @@ class Progress:
         self.estimate: Estimate | None = None
         self._last_line = float("-inf")
         self._best = float("inf")
-        self._bar = tqdm(total=max_steps, initial=step, unit="step", dynamic_ncols=True, leave=True,
-                         bar_format="{percentage:3.0f}% |{bar}| {desc}") if bar else None
+        self._bar = (
+            tqdm(
+                total=max_steps,
+                initial=step,
+                unit="step",
+                dynamic_ncols=True,
+                leave=True,
+                bar_format="{percentage:3.0f}% |{bar}| {desc}",
+            )
+            if bar
+            else None
+        )
 
     def scalars(self, step: int, values: dict[str, float], phase: str) -> None:
         """Moves the bar, or prints a line when it is time for one."""

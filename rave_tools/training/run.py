@@ -24,6 +24,7 @@ from rave_tools.training.parallel import GradientAveraging
 from rave_tools.training.progress import Progress
 from rave_tools.training.tensorboard import TensorBoard
 
+LOGGER = logging.getLogger(__name__)
 SMOKE_STEPS = 2
 LONGEST_LIST = 20
 
@@ -87,7 +88,7 @@ def train(
     smoke_test: bool = False,
     facts: Mapping[str, Any] | None = None,
     listen: Callable[[Tensor], Tensor] | None = None,
-    report: Callable[[str], None] = logging.getLogger(__name__).info,
+    report: Callable[[str], None] = LOGGER.info,
     callbacks: Sequence[Callback] = (),
 ) -> Outcome:
     """Trains until the generator has made `max_steps` updates.
@@ -152,6 +153,7 @@ def train(
         minutes=save_minutes,
         best=float(past.get("best_distance", float("inf"))),
     )
+    interrupts = Interrupts(checkpoints.save_last, bar.line)
     trainer = _trainer(
         precision=precision,
         accelerator=accelerator,
@@ -163,7 +165,7 @@ def train(
             *_estimating(estimate, max_steps, bar, compile),
             Cadence(val_every=val_every, max_steps=max_steps),
             checkpoints,
-            Interrupts(checkpoints.save_last, bar.line),
+            interrupts,
             *callbacks,
         ],
     )
@@ -174,7 +176,7 @@ def train(
         )
         displays = [board, bar]
     trainer.callbacks.append(Monitor(displays, every=log_every, waited=lambda: data.waited))
-    with _quiet(), _clear_errors(wrapper):
+    with _quiet(), _clear_errors(wrapper, interrupts):
         trainer.fit(wrapper, datamodule=data)
     return Outcome(wrapper.counters.generator_updates, checkpoints.best, wrapper.counters.skipped)
 
@@ -313,7 +315,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(wrapper: AutoencoderTrainingWrapper) -> Iterator[None]:
+def _clear_errors(wrapper: AutoencoderTrainingWrapper, interrupts: Interrupts) -> Iterator[None]:
     """Says what to do when the device has no memory left, and keeps an interruption one."""
     try:
         yield
@@ -322,6 +324,10 @@ def _clear_errors(wrapper: AutoencoderTrainingWrapper) -> Iterator[None]:
     except torch.OutOfMemoryError as error:
         raise UserError(
             f"out of memory on {wrapper.device} in phase {wrapper.phase.number} at step "
-            f"{wrapper.counters.generator_updates}: lower --batch (and raise --accumulate as much), lower --n_signal, or "
-            "train with --precision bf16-mixed"
+            f"{wrapper.counters.generator_updates}: lower --batch (and raise --accumulate as much), lower --n_signal, "
+            "or train with --precision bf16-mixed"
         ) from error
+    except Exception as error:
+        if (better := interrupts.instead_of(error)) is error:
+            raise
+        raise better from error

@@ -1,6 +1,7 @@
 """The table of a model's components, and what its valid crop discards."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from torch import nn
 
@@ -19,7 +20,7 @@ def readable_count(count: int) -> str:
 
 def readable_time(seconds: float) -> str:
     """90061 -> '1 d 1 h', 125 -> '2 min 5 s': the two largest units."""
-    parts = []
+    parts: list[tuple[str, Any]] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if (count := int(seconds // size)) or (unit == "s" and not parts):
             parts.append(f"{count} {unit}")
@@ -31,7 +32,7 @@ def readable_time(seconds: float) -> str:
 
 def components(wrapper: AutoencoderTrainingWrapper) -> list[tuple[str, nn.Module]]:
     """(title, module) of each part that a person would name, in the order in which audio meets them."""
-    parts = [(_title(name), module) for name, module in wrapper.codec.named_children()]
+    parts: list[tuple[str, Any]] = [(_title(name), module) for name, module in wrapper.codec.named_children()]
     if wrapper.adversary is not None:
         parts.append(("Discriminator", wrapper.adversary.discriminator))
     for judge in wrapper.judges:
@@ -52,8 +53,10 @@ def count_parameters(modules: Iterable[nn.Module], *, trainable: bool | None = N
 
 def table(wrapper: AutoencoderTrainingWrapper) -> str:
     """Components with their architecture and size, then the totals."""
-    rows = [(title, type(module).__name__, readable_count(count_parameters([module])))
-            for title, module in components(wrapper)]
+    rows = [
+        (title, type(module).__name__, readable_count(count_parameters([module])))
+        for title, module in components(wrapper)
+    ]
     total = count_parameters([wrapper])
     learning = count_parameters([wrapper], trainable=True)
     lines = grid(("Component", "Architecture", "Parameters"), rows)

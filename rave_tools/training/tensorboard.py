@@ -10,8 +10,14 @@ from rave_tools.training.pictures import comparison
 from rave_tools.training.validation import Verdict
 
 GROUPS = {
-    "run": ("phase", "steps_per_second", "share_waiting_for_data", "peak_memory_GiB", "skipped_updates",
-            "discriminator_updates"),
+    "run": (
+        "phase",
+        "steps_per_second",
+        "share_waiting_for_data",
+        "peak_memory_GiB",
+        "skipped_updates",
+        "discriminator_updates",
+    ),
     "optimisation": ("gradient_norm", "learning_rate", "beta_"),
 }
 

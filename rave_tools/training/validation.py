@@ -9,7 +9,7 @@ from rave_tools.contracts import Criterion, Latent, Reconstruction
 from rave_tools.training.latents import FIDELITIES, LatentAnalysis, analyse, keeps_analysis, store
 from rave_tools.training.parallel import gather, world_size
 
-EXAMPLES = 8
+EXAMPLES = 4
 
 
 @dataclass(frozen=True)

@@ -37,5 +37,7 @@ def test_losses_are_float32_in_half_precision():
     adversary = toy_adversary()
     with torch.autocast("cpu", torch.bfloat16):
         assert ToyDiscriminator()(audio())[0].logits.dtype == torch.bfloat16
-        losses = adversary.generator_losses(audio(), audio(grad=True)) | adversary.discriminator_losses(audio(), audio())
+        losses = adversary.generator_losses(audio(), audio(grad=True)) | adversary.discriminator_losses(
+            audio(), audio()
+        )
     assert {value.dtype for value in losses.values()} == {torch.float32}

@@ -59,7 +59,10 @@ def test_both_phases_run_and_only_the_due_weights_move(tmp_path):
     wrapper, rows, outcome = go(tmp_path, callbacks=[Watch()])
     assert outcome.step == 12
     assert wrapper.counters.as_dict() == {
-        "generator_updates": 12, "discriminator_updates": 4, "batches": 16, "skipped": 0
+        "generator_updates": 12,
+        "discriminator_updates": 4,
+        "batches": 16,
+        "skipped": 0,
     }
     moved = "".join(
         "".join("edD"[i] for i in range(3) if not torch.equal(before[i], after[i])) + " "
@@ -135,6 +138,22 @@ def test_a_signal_saves_and_stops(tmp_path, signum):
     assert stopped.value.signum == signum
     assert open_run(tmp_path, which="last").extra["rave_tools"]["batches"] == 7
     assert signal.getsignal(signum) == handler
+    whole, _, _ = go(tmp_path / "whole", val_every=1000)
+    resumed, _, _ = go(tmp_path, resume="last", val_every=1000)
+    same_weights(whole, resumed)
+
+
+def test_a_signal_that_also_kills_a_loader_still_saves(tmp_path):
+    class Killed(ToyData):
+        def audio(self, index):
+            if index == 7:
+                os.kill(os.getpid(), signal.SIGINT)
+                raise RuntimeError("DataLoader worker exited unexpectedly")
+            return super().audio(index)
+
+    with pytest.raises(TrainingStopped) as stopped:
+        go(tmp_path, data=Killed(), val_every=1000, save_every=1000)
+    assert stopped.value.saved
     whole, _, _ = go(tmp_path / "whole", val_every=1000)
     resumed, _, _ = go(tmp_path, resume="last", val_every=1000)
     same_weights(whole, resumed)

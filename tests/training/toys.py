@@ -83,7 +83,9 @@ def hinge_generator(fake: Tensor) -> Tensor:
 
 
 def match(real: list[Features], fake: list[Features]) -> Tensor:
-    return sum((a - b).abs().mean() for r, f in zip(real, fake, strict=True) for a, b in zip(r.maps, f.maps, strict=True))
+    return sum(
+        (a - b).abs().mean() for r, f in zip(real, fake, strict=True) for a, b in zip(r.maps, f.maps, strict=True)
+    )
 
 
 def adam(lr: float):
