@@ -5,7 +5,6 @@ Heavy modules load inside a subcommand's ``run``, so that ``--help`` answers at 
 
 import difflib
 import importlib
-import importlib.util
 import logging
 import os
 import sys
@@ -57,8 +56,7 @@ def _help(words: Sequence[str]) -> int:
     if words and words[0] in COMMANDS:
         print(usage.command_help(words[0], load_command(words[0])))
     else:
-        present = [name for name in COMMANDS if importlib.util.find_spec(f".{name}", __package__)]
-        print(usage.overview([(name, load_command(name).HELP) for name in present]))
+        print(usage.overview([(name, load_command(name).HELP) for name in COMMANDS]))
     return 0
 
 
