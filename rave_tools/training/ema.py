@@ -6,6 +6,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
+from rave_tools.errors import ConfigError
 from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 
 
@@ -18,12 +19,12 @@ class EMA(Callback):
         factor: weight of the past at each generator update, such as 0.999.
 
     Raises:
-        ValueError: a factor outside [0, 1).
+        ConfigError: a factor outside [0, 1).
     """
 
     def __init__(self, factor: float) -> None:
         if not 0 <= factor < 1:
-            raise ValueError(f"the EMA factor is {factor}; set --ema in [0, 1), such as 0.999")
+            raise ConfigError(f"the EMA factor is {factor}; set --ema in [0, 1), such as 0.999")
         self.factor = factor
         self.weights: dict[str, Tensor] = {}
         self._updates = -1

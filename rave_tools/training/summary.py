@@ -20,7 +20,7 @@ def readable_count(count: int) -> str:
 
 def readable_time(seconds: float) -> str:
     """90061 -> '1 d 1 h', 125 -> '2 min 5 s': the two largest units."""
-    parts: list[tuple[str, Any]] = []
+    parts: list[str] = []
     for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
         if (count := int(seconds // size)) or (unit == "s" and not parts):
             parts.append(f"{count} {unit}")
