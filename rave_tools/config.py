@@ -153,7 +153,9 @@ class Config:
         others = [parameter for parameter in parameters_of(function) or {} if parameter != name]
         self._check_required([((), target)], others)
         self.activate()
-        return self._argument(function, name)
+        built = self._argument(function, name)
+        self._check_supplied()
+        return built
 
     def build(self, macro_name: str) -> Any:
         """Build what a macro refers to, as ``CODEC = @rave.RAVE()``; a new object at every call.

@@ -34,6 +34,24 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     words = list(sys.argv[1:] if argv is None else argv)
     logging.basicConfig(level=logging.WARNING, format="%(levelname)s: %(message)s")
+    try:
+        code = _dispatch(words)
+        sys.stdout.flush()
+        return code
+    except KeyboardInterrupt:
+        return _fail("interrupted", EXIT_INTERRUPTED)
+    except BrokenPipeError:
+        # The reader (head, less) has gone; nothing is wrong, but Python would complain once more at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return EXIT_PIPE
+
+
+def load_command(name: str) -> ModuleType:
+    """The module of a subcommand: HELP, define(flags), run(flags), and ARGUMENTS if it takes words without a flag."""
+    return importlib.import_module(f".{name}", __package__)
+
+
+def _dispatch(words: list[str]) -> int:
     if not words or words[0] in ("-h", "--help", "help"):
         return _help(words[1:])
     if words[0] in ("--version", "-V", "version"):
@@ -45,11 +63,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         hint = f"Did you mean {near[0]}?" if near else f"The commands are {', '.join(COMMANDS)}."
         return _fail(f"there is no command '{command}'. {hint}", EXIT_USAGE)
     return _run(command, load_command(command), rest)
-
-
-def load_command(name: str) -> ModuleType:
-    """The module of a subcommand: HELP, define(flags), run(flags), and ARGUMENTS if it takes words without a flag."""
-    return importlib.import_module(f".{name}", __package__)
 
 
 def _help(words: Sequence[str]) -> int:
@@ -72,19 +85,22 @@ def _run(command: str, module: ModuleType, words: list[str]) -> int:
     except absl_flags.Error as error:
         return _fail(usage.flag_error(command, error, flags), EXIT_USAGE)
     try:
-        result = module.run(flags, arguments) if hasattr(module, "ARGUMENTS") else module.run(flags)
-        sys.stdout.flush()
-        return int(result or 0)
+        return int((module.run(flags, arguments) if hasattr(module, "ARGUMENTS") else module.run(flags)) or 0)
     except UserError as error:
-        if flags[usage.TRACEBACK].value:
-            traceback.print_exc()
-        return _fail(str(error), EXIT_ERROR)
-    except KeyboardInterrupt:
-        return _fail("interrupted", EXIT_INTERRUPTED)
+        return _mendable(str(error), flags)
     except BrokenPipeError:
-        # The reader (head, less) has gone; nothing is wrong, but Python would complain once more at exit.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return EXIT_PIPE
+        raise
+    except OSError as error:
+        # What the system refuses about a named file is for the person; anything else is a mistake of ours.
+        if error.filename is None:
+            raise
+        return _mendable(f"{error.filename}: {error.strerror or error}", flags)
+
+
+def _mendable(message: str, flags: absl_flags.FlagValues) -> int:
+    if flags[usage.TRACEBACK].value:
+        traceback.print_exc()
+    return _fail(message, EXIT_ERROR)
 
 
 def _fail(message: str, code: int) -> int:

@@ -108,6 +108,23 @@ def test_errors_a_person_can_mend_are_one_line_and_exit_code_1(toy: ModuleType,
     assert "Traceback" in capsys.readouterr().err
 
 
+def test_a_file_that_the_system_refuses_is_named(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    toy.run = lambda flags: open("/no/such/file")  # noqa: SIM115
+    assert cli.main(["train", "--db_path", "x"]) == 1
+    assert capsys.readouterr().err == "error: /no/such/file: No such file or directory\n"
+    assert cli.main(["train", "--db_path", "x", "--traceback"]) == 1
+    assert "Traceback" in capsys.readouterr().err
+
+
+def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
+    """Also while modules are still loading, there is one line and no traceback."""
+    code = ("import os, signal, rave_tools.cli.main as m;"
+            "m.load_command = lambda name: os.kill(os.getpid(), signal.SIGINT);"
+            "raise SystemExit(m.main(['train']))")
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stderr) == (130, "error: interrupted\n")
+
+
 def test_our_own_mistakes_keep_their_traceback(toy: ModuleType) -> None:
     toy.run = lambda flags: 1 // 0
     with pytest.raises(ZeroDivisionError):
