@@ -18,11 +18,14 @@ import soxr
 
 from rave_tools.errors import UserError
 
-BLOCK = 65536
+BLOCK = 16384
 """Frames per block: large enough to amortise Python, small enough to stay in the cache of a core."""
 
-PREROLL_SECONDS = 0.25
-"""Compressed formats need some packets before the wanted one until their decoder has settled (Opus asks for 80 ms)."""
+PREROLL_SECONDS = {"vorbis": 0.06, "opus": 0.1, "flac": 0.0}
+"""Compressed formats need some packets before the wanted one until their decoder has settled (RFC 7845 asks for 80 ms)."""
+
+PREROLL_SECONDS_OTHERWISE = 0.25
+VOTES = 7
 
 _PLAIN_MAGIC = (b"RIFF", b"RIFX", b"RF64", b"BW64", b"riff", b"FORM", b"fLaC", b".snd", b"caff")
 
@@ -218,12 +221,12 @@ class ContainerReader(_Reader):
         """Drop what lies before the sample that was sought.
 
         Single time stamps lie (FFmpeg's Vorbis decoder dates a frame after a change of block size some hundred samples
-        late), so the place of the queue's first sample is the median of what all frames of the preroll say it is.
+        late), so the place of the queue's first sample is the median of what several frames say it is.
         """
         sought = self._sought
         if sought is None:
             return
-        while not self._ended and (not self._offsets or self._fifo.samples + self._offset() <= sought):
+        while not self._ended and (len(self._offsets) < VOTES or self._fifo.samples + self._offset() <= sought):
             self._fill(self._fifo.samples + 1)
         surplus = sought - self._offset()
         self._sought = None
@@ -247,7 +250,8 @@ class ContainerReader(_Reader):
         if self._origin is None:
             self._fill(1)
         rate = self.facts.sampling_rate
-        target = frame - int(PREROLL_SECONDS * rate)
+        preroll = PREROLL_SECONDS.get(self._stream.codec_context.name, PREROLL_SECONDS_OTHERWISE)
+        target = frame - int(preroll * rate)
         origin = self._origin or 0
         ticks = round((max(target, 0) + origin) / rate / self._seconds_per_tick) if target > 0 else 0
         try:

@@ -13,7 +13,7 @@ import numpy as np
 from rave_tools.data.audio_io import AudioError, AudioReader, Resampler, open_audio
 from rave_tools.data.sources import Source
 
-BLOCK = 65536
+BLOCK = 16384
 DOWNMIXES = ("mean", "first", "random")
 
 
