@@ -59,6 +59,9 @@ def run(flags: absl_flags.FlagValues) -> int:
     for warning in delivered.warnings:
         print(f"warning: {warning}")
     print("\n".join(describe(delivered)))
+    facts = delivered.facts
+    late = f"{facts.latency} samples = {1000 * facts.latency / facts.sample_rate:.1f} ms late"
+    print(f"exported {path}, {late if facts.streaming else 'not streaming'}")
     return 0
 
 

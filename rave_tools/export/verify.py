@@ -199,6 +199,10 @@ def check_garbage(module: torch.jit.ScriptModule, prepared: Prepared, result: Ve
     controls = torch.full((1, facts.latent_size, 1), math.nan)
     with torch.inference_mode():
         bad += int((~torch.isfinite(module.decode(controls))).sum())
+    module.set_reset(1)
+    module.set_temperature(1.0)
+    module.set_noise(1.0)
+    bad += int((~torch.isfinite(play(module, torch.randn(2, facts.channels, 8 * facts.hop), [facts.hop]))).sum())
     result.add("NaN, inf and garbage at the input leave the output finite", bad == 0, f"{bad} samples are not finite")
 
 

@@ -94,6 +94,8 @@ def machine_of_file(
     restart()
     latency = _number(module, "latency_samples")
     ours = latency is not None
+    if ours and device != "cpu":
+        raise ExportedModelError(f"{path} is made for the CPU; for --device {device} play the run that it comes from")
     streaming = bool(module.streaming) if ours else remembers(process, channels, hop)
     restart()
     return Machine(
