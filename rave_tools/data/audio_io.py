@@ -75,7 +75,9 @@ class AudioReader(Protocol):
 
     def __enter__(self) -> "AudioReader": ...
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None: ...
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
 
 
 class _Reader:
@@ -146,7 +148,9 @@ class ContainerReader(_Reader):
         self._stream = self._container.streams.audio[0]
         self._stream.thread_type = "NONE"
         self._seconds_per_tick = float(self._stream.time_base or 0)
-        self.facts = AudioFacts(path, self._stream.rate or 0, self._stream.channels or 0, None, self._container.format.name)
+        self.facts = AudioFacts(
+            path, self._stream.rate or 0, self._stream.channels or 0, None, self._container.format.name
+        )
         self.damage = ""
         self._bad_packets = 0
         self._origin: int | None = None
@@ -157,8 +161,9 @@ class ContainerReader(_Reader):
             raise AudioError(f"{path}: {self.damage or 'holds no sound that can be decoded'}")
         # The decoder knows better than the header: HE-AAC announces half its rate.
         rate, channels = int(self._fifo.sample_rate), int(self._fifo.layout.nb_channels)
-        self.facts = AudioFacts(path, rate, channels, self._length(rate),
-                                f"{self._container.format.name} {self._stream.codec_context.name}")
+        self.facts = AudioFacts(
+            path, rate, channels, self._length(rate), f"{self._container.format.name} {self._stream.codec_context.name}"
+        )
 
     def _length(self, rate: int) -> int | None:
         if self._stream.duration and self._seconds_per_tick:
@@ -204,8 +209,10 @@ class ContainerReader(_Reader):
                 try:
                     queue.write(frame)
                 except ValueError:
-                    self.damage = (f"damaged: its format changes midway, from {self.facts.channels} channels at "
-                                   f"{self.facts.sampling_rate} Hz to {frame.layout.nb_channels} at {frame.sample_rate} Hz")
+                    self.damage = (
+                        f"damaged: its format changes midway, from {self.facts.channels} channels at "
+                        f"{self.facts.sampling_rate} Hz to {frame.layout.nb_channels} at {frame.sample_rate} Hz"
+                    )
                     self._ended = True
                     return
 
@@ -255,7 +262,9 @@ class ContainerReader(_Reader):
         origin = self._origin or 0
         ticks = round((max(target, 0) + origin) / rate / self._seconds_per_tick) if target > 0 else 0
         try:
-            self._container.seek(ticks if target > 0 else min(self._stream.start_time or 0, 0), stream=self._stream, backward=True)
+            self._container.seek(
+                ticks if target > 0 else min(self._stream.start_time or 0, 0), stream=self._stream, backward=True
+            )
         except (av.error.FFmpegError, OSError) as error:
             raise AudioError(f"{self.facts.path}: cannot seek to sample {frame} ({_reason(error)})") from error
         self._stream.codec_context.flush_buffers()
@@ -334,7 +343,9 @@ def probe(path: str | os.PathLike[str]) -> AudioFacts:
         return reader.facts
 
 
-def stream(path: str | os.PathLike[str], *, sampling_rate: int | None = None, block: int = BLOCK) -> Iterator[np.ndarray]:
+def stream(
+    path: str | os.PathLike[str], *, sampling_rate: int | None = None, block: int = BLOCK
+) -> Iterator[np.ndarray]:
     """The whole file in blocks, in bounded memory.
 
     Args:
@@ -349,7 +360,9 @@ def stream(path: str | os.PathLike[str], *, sampling_rate: int | None = None, bl
         AudioError: the file is not readable audio.
     """
     with open_audio(path) as reader:
-        resampler = Resampler(reader.facts.sampling_rate, sampling_rate or reader.facts.sampling_rate, reader.facts.channels)
+        resampler = Resampler(
+            reader.facts.sampling_rate, sampling_rate or reader.facts.sampling_rate, reader.facts.channels
+        )
         while (samples := reader.read(block)).shape[1]:
             samples = resampler(samples)
             if samples.shape[1]:
@@ -359,8 +372,9 @@ def stream(path: str | os.PathLike[str], *, sampling_rate: int | None = None, bl
             yield samples
 
 
-def read(path: str | os.PathLike[str], *, sampling_rate: int | None = None, start: int = 0,
-         frames: int | None = None) -> np.ndarray:
+def read(
+    path: str | os.PathLike[str], *, sampling_rate: int | None = None, start: int = 0, frames: int | None = None
+) -> np.ndarray:
     """A file, or a part of it, as one array.
 
     Args:
@@ -415,7 +429,9 @@ class Resampler:
 
     def __init__(self, rate: int, wanted: int, channels: int):
         self._channels = channels
-        self._stream = None if rate == wanted else soxr.ResampleStream(rate, wanted, channels, dtype="float32", quality="HQ")
+        self._stream = (
+            None if rate == wanted else soxr.ResampleStream(rate, wanted, channels, dtype="float32", quality="HQ")
+        )
 
     def __call__(self, audio: np.ndarray) -> np.ndarray:
         """Feed (C, n); what is ready comes back, shape (C, m)."""

@@ -147,10 +147,25 @@ class AudioDataModule(lightning.LightningDataModule):
         DataError: it does not fit the model.
     """
 
-    def __init__(self, db_path: str, *, n_signal: int, batch: int, sampling_rate: int | None = None, channels: int | None = None,
-                 downmix: str | None = None, workers: int = 0, seed: int = 0, augmentations: Sequence[TransformLike] = (),
-                 phase_mangle: float = 0.8, normalize: bool = False, derivative: bool = False,
-                 rand_pitch: tuple[float, float] | None = None, validation_segments: int = 128, start_batch: int = 0):
+    def __init__(
+        self,
+        db_path: str,
+        *,
+        n_signal: int,
+        batch: int,
+        sampling_rate: int | None = None,
+        channels: int | None = None,
+        downmix: str | None = None,
+        workers: int = 0,
+        seed: int = 0,
+        augmentations: Sequence[TransformLike] = (),
+        phase_mangle: float = 0.8,
+        normalize: bool = False,
+        derivative: bool = False,
+        rand_pitch: tuple[float, float] | None = None,
+        validation_segments: int = 128,
+        start_batch: int = 0,
+    ):
         super().__init__()
         if batch < 1:
             raise DataError(f"batch is {batch}; it must be at least 1")
@@ -165,19 +180,35 @@ class AudioDataModule(lightning.LightningDataModule):
         if rand_pitch is not None:
             stretches.append(RandomPitch(tuple(rand_pitch)))
         rest = [item for item in augmentations if item not in stretches]
-        options: dict[str, Any] = {"n_signal": n_signal, "sampling_rate": self.sampling_rate, "channels": self.channels,
-                                   "downmix": downmix, "seed": seed}
+        options: dict[str, Any] = {
+            "n_signal": n_signal,
+            "sampling_rate": self.sampling_rate,
+            "channels": self.channels,
+            "downmix": downmix,
+            "seed": seed,
+        }
         chain = rave_defaults(phase_mangle=phase_mangle, normalize=normalize, derivative=derivative, augmentations=rest)
-        self._train = open_dataset(db_path, split="train", transform=chain.at(self.sampling_rate),
-                                   stretch=_Stretches(stretches) if stretches else None, **options)
-        held = open_dataset(db_path, split="validation", transform=deterministic(normalize=normalize, derivative=derivative), **options)
+        self._train = open_dataset(
+            db_path,
+            split="train",
+            transform=chain.at(self.sampling_rate),
+            stretch=_Stretches(stretches) if stretches else None,
+            **options,
+        )
+        held = open_dataset(
+            db_path, split="validation", transform=deterministic(normalize=normalize, derivative=derivative), **options
+        )
         self._judged_on_training = len(held) == 0
         if self._judged_on_training:
-            held = open_dataset(db_path, split="train", transform=deterministic(normalize=normalize, derivative=derivative), **options)
+            held = open_dataset(
+                db_path, split="train", transform=deterministic(normalize=normalize, derivative=derivative), **options
+            )
         self._held = held
         if len(self._train) == 0:
-            raise DataError(f"{db_path}: nothing is left for training, all {len(held)} records are set aside for validation; preprocess "
-                            "with a smaller --validation_share")
+            raise DataError(
+                f"{db_path}: nothing is left for training, all {len(held)} records are set aside for validation; preprocess "
+                "with a smaller --validation_share"
+            )
         self._validation = FixedSegments(held, limit=validation_segments)
 
     @property
@@ -198,22 +229,32 @@ class AudioDataModule(lightning.LightningDataModule):
     def describe(self) -> list[str]:
         """What a person should know before training, as lines."""
         facts = self.facts
-        lines = [f"data: {self.db_path}: {self._train.seconds:,.0f} s in {len(self._train):,} records for training, "
-                 f"{len(self._validation)} segments of {self.n_signal:,} samples for validation, {facts.channels} channel(s) at "
-                 f"{facts.sampling_rate:,} Hz{', decoded while training' if facts.lazy else ''}"]
+        lines = [
+            f"data: {self.db_path}: {self._train.seconds:,.0f} s in {len(self._train):,} records for training, "
+            f"{len(self._validation)} segments of {self.n_signal:,} samples for validation, {facts.channels} channel(s) at "
+            f"{facts.sampling_rate:,} Hz{', decoded while training' if facts.lazy else ''}"
+        ]
         if self.sampling_rate != facts.sampling_rate:
-            lines.append(f"data: resampled while loading, from {facts.sampling_rate:,} Hz in the database to {self.sampling_rate:,} Hz of the "
-                         f"model; `rave_tools preprocess --sampling_rate {self.sampling_rate}` would do it once")
+            lines.append(
+                f"data: resampled while loading, from {facts.sampling_rate:,} Hz in the database to {self.sampling_rate:,} Hz of the "
+                f"model; `rave_tools preprocess --sampling_rate {self.sampling_rate}` would do it once"
+            )
         if self.channels != facts.channels:
             lines.append(f"data: {facts.channels} channels are reduced to {self.channels} while loading")
         if self._judged_on_training:
-            lines.append("data: warning: nothing is set aside for validation; the model is judged on sound that it has seen")
+            lines.append(
+                "data: warning: nothing is set aside for validation; the model is judged on sound that it has seen"
+            )
         if len(self._train) < self.batch:
-            lines.append(f"data: warning: {len(self._train)} records are fewer than the batch of {self.batch}; a batch holds several crops of one")
+            lines.append(
+                f"data: warning: {len(self._train)} records are fewer than the batch of {self.batch}; a batch holds several crops of one"
+            )
         short = int((self._train.spans.high - self._train.spans.low < self._train.span_needed).sum())
         if short:
-            lines.append(f"data: {short:,} of {len(self._train.spans.high):,} files are shorter than {self.n_signal:,} samples and are "
-                         "followed by silence")
+            lines.append(
+                f"data: {short:,} of {len(self._train.spans.high):,} files are shorter than {self.n_signal:,} samples and are "
+                "followed by silence"
+            )
         return lines
 
     def _place(self) -> tuple[int, int]:
@@ -223,7 +264,9 @@ class AudioDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainStream:
         """The infinite stream, beginning at batch `start_batch`."""
         rank, world_size = self._place()
-        plan = BatchPlan(len(self._train), batch=self.batch, seed=self.seed, rank=rank, world_size=world_size, start=self.start_batch)
+        plan = BatchPlan(
+            len(self._train), batch=self.batch, seed=self.seed, rank=rank, world_size=world_size, start=self.start_batch
+        )
         options: dict[str, Any] = {}
         if self.workers:
             options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}

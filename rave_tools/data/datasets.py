@@ -58,8 +58,14 @@ class Spans:
 
     def part(self, selection: np.ndarray) -> "Spans":
         """Only the selected files."""
-        paths = [self.paths[index] for index in np.flatnonzero(selection)] if selection.dtype == bool else [self.paths[i] for i in selection]
-        return Spans(paths, self.first_records[selection], self.low[selection], self.high[selection], self.rates[selection])
+        paths = (
+            [self.paths[index] for index in np.flatnonzero(selection)]
+            if selection.dtype == bool
+            else [self.paths[i] for i in selection]
+        )
+        return Spans(
+            paths, self.first_records[selection], self.low[selection], self.high[selection], self.rates[selection]
+        )
 
 
 class Sound:
@@ -117,8 +123,10 @@ class StoredSound(Sound):
             high = np.array([source.samples for source in used], np.int64)
             border = np.array([source.train_records for source in used], np.int64) * self.chunk
             if records.sum() != len(self._store):
-                raise DataError(f"{self._database}: {BOOK_FILE} lists {records.sum()} records and the database holds {len(self._store)}; "
-                                "preprocess again")
+                raise DataError(
+                    f"{self._database}: {BOOK_FILE} lists {records.sum()} records and the database holds {len(self._store)}; "
+                    "preprocess again"
+                )
             paths, rates = [source.path for source in used], np.array([source.rate for source in used])
         else:
             count = len(self._store)
@@ -177,7 +185,9 @@ class LazySound(Sound):
             references = [store.metadata(index) for index in range(len(store))]
             store.close()
             paths = [reference["path"] for reference in references]
-            high = np.array([int(float(reference["length"]) * self.facts.sampling_rate) for reference in references], np.int64)
+            high = np.array(
+                [int(float(reference["length"]) * self.facts.sampling_rate) for reference in references], np.int64
+            )
             rates = np.zeros(len(paths), np.int64)
             border = high * (np.arange(len(paths)) < _foreign_border(len(paths)))
         low, high = _split(np.zeros_like(high), high, border, split)
@@ -241,9 +251,19 @@ class Crops(torch.utils.data.Dataset[Item]):
         DataError: the channels do not fit.
     """
 
-    def __init__(self, sound: Sound, *, n_signal: int, split: str = "train", sampling_rate: int | None = None,
-                 channels: int | None = None, downmix: str | None = None, stretch: TransformLike | None = None,
-                 transform: TransformLike | None = None, seed: int = 0):
+    def __init__(
+        self,
+        sound: Sound,
+        *,
+        n_signal: int,
+        split: str = "train",
+        sampling_rate: int | None = None,
+        channels: int | None = None,
+        downmix: str | None = None,
+        stretch: TransformLike | None = None,
+        transform: TransformLike | None = None,
+        seed: int = 0,
+    ):
         facts = sound.facts
         self.sound, self.n_signal, self.seed = sound, n_signal, seed
         self.sampling_rate = sampling_rate or facts.sampling_rate
@@ -253,10 +273,14 @@ class Crops(torch.utils.data.Dataset[Item]):
         if n_signal < 1:
             raise DataError(f"n_signal is {n_signal}; it must be at least 1")
         if self.channels > facts.channels or (self.channels < facts.channels and downmix is None):
-            raise DataError(f"the model has {self.channels} channels and the database {facts.channels}; preprocess with "
-                            f"--channels {self.channels}, or train with --channels {facts.channels}")
+            raise DataError(
+                f"the model has {self.channels} channels and the database {facts.channels}; preprocess with "
+                f"--channels {self.channels}, or train with --channels {facts.channels}"
+            )
         self.spans = sound.spans(split)
-        self._needed = int(np.ceil(n_signal * getattr(stretch, "reach", 1.0) * facts.sampling_rate / self.sampling_rate))
+        self._needed = int(
+            np.ceil(n_signal * getattr(stretch, "reach", 1.0) * facts.sampling_rate / self.sampling_rate)
+        )
         lengths = self.spans.high - self.spans.low
         self._last_items = np.cumsum(-(-lengths // sound.chunk))
 
@@ -289,7 +313,12 @@ class Crops(torch.utils.data.Dataset[Item]):
         audio, valid = _fit_length(audio, self.n_signal), min(valid, self.n_signal)
         if self.transform is not None:
             audio = self.transform(audio, generator)
-        metadata = {"source": self.spans.paths[file], "start": start / self.sound.facts.sampling_rate, "index": index, "epoch": epoch}
+        metadata = {
+            "source": self.spans.paths[file],
+            "start": start / self.sound.facts.sampling_rate,
+            "index": index,
+            "epoch": epoch,
+        }
         return torch.from_numpy(np.ascontiguousarray(audio, np.float32)), valid, metadata
 
     def _start(self, file: int, place: int, generator: np.random.Generator) -> int:
@@ -415,5 +444,10 @@ class FixedSegments(torch.utils.data.Dataset[Item]):
         audio, valid = _fit_length(audio, crops.n_signal), min(valid, crops.n_signal)
         if crops.transform is not None:
             audio = crops.transform(audio, generator)
-        metadata = {"source": crops.spans.paths[file], "start": start / crops.sound.facts.sampling_rate, "index": index, "epoch": 0}
+        metadata = {
+            "source": crops.spans.paths[file],
+            "start": start / crops.sound.facts.sampling_rate,
+            "index": index,
+            "epoch": 0,
+        }
         return torch.from_numpy(np.ascontiguousarray(audio, np.float32)), valid, metadata

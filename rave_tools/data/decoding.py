@@ -148,7 +148,9 @@ def _notes(reader: AudioReader, frames: int, peak: float) -> tuple[str, ...]:
     notes = [reader.damage] if reader.damage else []
     said = facts.frames
     if said is not None and frames < 0.98 * said - facts.sampling_rate // 10 and not reader.damage:
-        notes.append(f"damaged: {frames / facts.sampling_rate:.1f} s of the {said / facts.sampling_rate:.1f} s that its header announces")
+        notes.append(
+            f"damaged: {frames / facts.sampling_rate:.1f} s of the {said / facts.sampling_rate:.1f} s that its header announces"
+        )
     if not np.isfinite(peak):
         notes.append("holds samples that are not numbers; they were replaced by silence")
     elif peak > 1.001:
@@ -197,8 +199,13 @@ def decode(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | Sou
                 yield chunk
             if ended:
                 break
-        result = replace(source, rate=facts.sampling_rate, channels=facts.channels, found_seconds=frames / facts.sampling_rate,
-                         notes=_notes(reader, frames, cutter.peak))
+        result = replace(
+            source,
+            rate=facts.sampling_rate,
+            channels=facts.channels,
+            found_seconds=frames / facts.sampling_rate,
+            notes=_notes(reader, frames, cutter.peak),
+        )
     if frames == 0:
         yield replace(result, skipped=reader.damage or "holds no samples")
         return
@@ -239,8 +246,15 @@ def look(source: Source, recipe: Recipe) -> Source:
         damage = reader.damage
     if not first or not frames:
         return replace(source, rate=facts.sampling_rate, channels=facts.channels, skipped=damage or "holds no samples")
-    return replace(source, rate=facts.sampling_rate, channels=facts.channels, found_seconds=frames / facts.sampling_rate,
-                   samples=int(frames * recipe.sampling_rate // facts.sampling_rate), records=1, notes=(damage,) if damage else ())
+    return replace(
+        source,
+        rate=facts.sampling_rate,
+        channels=facts.channels,
+        found_seconds=frames / facts.sampling_rate,
+        samples=int(frames * recipe.sampling_rate // facts.sampling_rate),
+        records=1,
+        notes=(damage,) if damage else (),
+    )
 
 
 def outcome(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | Source]:

@@ -73,7 +73,9 @@ class Settings:
         if self.downmix not in DOWNMIXES:
             raise PreprocessError(f"--downmix is {self.downmix!r}; choose one of {', '.join(DOWNMIXES)}")
         if not 0 <= self.validation_share < 100:
-            raise PreprocessError(f"--validation_share is {self.validation_share}; it is a percentage from 0 to below 100")
+            raise PreprocessError(
+                f"--validation_share is {self.validation_share}; it is a percentage from 0 to below 100"
+            )
 
     @property
     def recipe(self) -> Recipe:
@@ -82,10 +84,16 @@ class Settings:
 
     def identity(self) -> dict[str, Any]:
         """What must be equal for two runs to mean the same database."""
-        return {"input_path": [os.path.abspath(os.path.expanduser(path)) for path in self.input_path], "num_signal": self.num_signal,
-                "channels": self.channels, "sampling_rate": self.sampling_rate,
-                "ext": sorted({extension.lower().lstrip(".") for extension in self.ext}), "lazy": self.lazy, "downmix": self.downmix,
-                "validation_share": self.validation_share}
+        return {
+            "input_path": [os.path.abspath(os.path.expanduser(path)) for path in self.input_path],
+            "num_signal": self.num_signal,
+            "channels": self.channels,
+            "sampling_rate": self.sampling_rate,
+            "ext": sorted({extension.lower().lstrip(".") for extension in self.ext}),
+            "lazy": self.lazy,
+            "downmix": self.downmix,
+            "validation_share": self.validation_share,
+        }
 
 
 @dataclass(frozen=True)
@@ -148,8 +156,12 @@ class Summary:
     def split_seconds(self) -> tuple[float, float]:
         """Seconds for training and for validation."""
         chunk = self.settings.recipe.chunk
-        train = sum(source.samples if source.train_records == source.records else min(source.samples, source.train_records * chunk)
-                    for source in self.used)
+        train = sum(
+            source.samples
+            if source.train_records == source.records
+            else min(source.samples, source.train_records * chunk)
+            for source in self.used
+        )
         return train / self.settings.sampling_rate, self.stored_seconds - train / self.settings.sampling_rate
 
 
@@ -171,8 +183,17 @@ class _Recorder:
 
     def chunk(self, source: Source, chunk: Chunk) -> None:
         """Add the next piece of the file in turn."""
-        self._chunks.append((chunk, {"path": source.path, "source": str(len(self.entries)), "start": str(self._file_samples),
-                                     "valid": str(chunk.valid)}))
+        self._chunks.append(
+            (
+                chunk,
+                {
+                    "path": source.path,
+                    "source": str(len(self.entries)),
+                    "start": str(self._file_samples),
+                    "valid": str(chunk.valid),
+                },
+            )
+        )
         self._file_samples += chunk.valid
         self._size += len(chunk.pcm)
         if self._size >= BATCH_BYTES:
@@ -181,9 +202,19 @@ class _Recorder:
     def end(self, entry: Source) -> None:
         """Close the file in turn."""
         if self._settings.lazy and entry.records:
-            self._chunks.append((Chunk(b"", entry.samples), {
-                "path": entry.path, "length": repr(entry.found_seconds), "channels": str(entry.channels),
-                "source": str(len(self.entries)), "frames": str(entry.samples), "rate": str(entry.rate)}))
+            self._chunks.append(
+                (
+                    Chunk(b"", entry.samples),
+                    {
+                        "path": entry.path,
+                        "length": repr(entry.found_seconds),
+                        "channels": str(entry.channels),
+                        "source": str(len(self.entries)),
+                        "frames": str(entry.samples),
+                        "rate": str(entry.rate),
+                    },
+                )
+            )
         stored = self._next + len(self._chunks) - self._file_first
         if stored > entry.records:
             self._forget_file()
@@ -219,8 +250,12 @@ class _Recorder:
         if settings.lazy:
             records = [codec.reference(metadata) for _, metadata in chunks]
         else:
-            records = [codec.audio(chunk.pcm, channels=settings.channels, sampling_rate=settings.sampling_rate, metadata=metadata)
-                       for chunk, metadata in chunks]
+            records = [
+                codec.audio(
+                    chunk.pcm, channels=settings.channels, sampling_rate=settings.sampling_rate, metadata=metadata
+                )
+                for chunk, metadata in chunks
+            ]
         self._writer.append(first, records)
         if finished:
             self._journal.append(finished)
@@ -288,8 +323,11 @@ class _Decoding:
         for worker in self._workers:
             self._assign(worker)
         while self._turn < len(self._sources):
-            listening = [worker for worker in self._workers
-                         if worker.task is not None and (worker.task == self._turn or self._ahead < AHEAD_BYTES)]
+            listening = [
+                worker
+                for worker in self._workers
+                if worker.task is not None and (worker.task == self._turn or self._ahead < AHEAD_BYTES)
+            ]
             ready = set(map(id, wait([worker.connection for worker in listening])))
             for position, worker in enumerate(self._workers):
                 if id(worker.connection) in ready:
@@ -353,10 +391,14 @@ def _matching_prefix(entries: Sequence[Source], sources: Sequence[Source]) -> li
 def _search(settings: Settings) -> Search:
     found = search(settings.input_path, settings.ext)
     if not found.sources:
-        others = ", ".join(f"{count} .{extension}" if extension != "no extension" else f"{count} without extension"
-                           for extension, count in found.passed_over.most_common(6))
-        raise PreprocessError(f"no audio found: searched {', '.join(settings.input_path)} for {', '.join(settings.ext)}; there "
-                              f"{'are only ' + others + ' (name others with --ext)' if others else 'are no files at all'}")
+        others = ", ".join(
+            f"{count} .{extension}" if extension != "no extension" else f"{count} without extension"
+            for extension, count in found.passed_over.most_common(6)
+        )
+        raise PreprocessError(
+            f"no audio found: searched {', '.join(settings.input_path)} for {', '.join(settings.ext)}; there "
+            f"{'are only ' + others + ' (name others with --ext)' if others else 'are no files at all'}"
+        )
     return found
 
 
@@ -370,7 +412,9 @@ def _refuse_foreign_folder(database: Path) -> None:
         raise PreprocessError(f"{database}: holds a database that another tool made; choose another --output_path")
     ours = (database / JOURNAL_FILE).is_file() or (database / BOOK_FILE).is_file()
     if not ours and (database / "data.mdb").is_file():
-        raise PreprocessError(f"{database}: holds an unfinished database that another tool made; delete it or choose another --output_path")
+        raise PreprocessError(
+            f"{database}: holds an unfinished database that another tool made; delete it or choose another --output_path"
+        )
     if not ours and any(database.iterdir()):
         raise PreprocessError(f"{database}: this folder is not empty; --output_path must name a new or empty one")
 
@@ -397,8 +441,13 @@ def survey(settings: Settings) -> Summary:
     return Summary(settings, divide(entries, settings.validation_share), dict(found.passed_over))
 
 
-def preprocess(settings: Settings, *, workers: int | None = None, strict: bool = False,
-               report: Callable[[Progress], None] | None = None) -> Summary:
+def preprocess(
+    settings: Settings,
+    *,
+    workers: int | None = None,
+    strict: bool = False,
+    report: Callable[[Progress], None] | None = None,
+) -> Summary:
     """Make a database, or go on with one that an interrupted run of the same settings left.
 
     Args:
@@ -438,8 +487,15 @@ def preprocess(settings: Settings, *, workers: int | None = None, strict: bool =
     return summary
 
 
-def _record(settings: Settings, found: Search, journal: Journal, writer: ExampleWriter, earlier: list[Source], workers: int,
-            report: Callable[[Progress], None] | None) -> list[Source]:
+def _record(
+    settings: Settings,
+    found: Search,
+    journal: Journal,
+    writer: ExampleWriter,
+    earlier: list[Source],
+    workers: int,
+    report: Callable[[Progress], None] | None,
+) -> list[Source]:
     """Decode and write everything that is not yet there."""
     total = sum(source.size for source in found.sources)
     recorder = _Recorder(settings, journal, writer, list(earlier))
@@ -455,7 +511,16 @@ def _record(settings: Settings, found: Search, journal: Journal, writer: Example
             recorder.end(item)
             done += source.size
         if report is not None:
-            report(Progress(len(recorder.entries), len(found.sources), done, total, samples / settings.sampling_rate, len(earlier)))
+            report(
+                Progress(
+                    len(recorder.entries),
+                    len(found.sources),
+                    done,
+                    total,
+                    samples / settings.sampling_rate,
+                    len(earlier),
+                )
+            )
 
     decoding = _Decoding(found.sources, len(earlier), settings.recipe, workers)
     try:
@@ -467,15 +532,22 @@ def _record(settings: Settings, found: Search, journal: Journal, writer: Example
 
 
 def _check(summary: Summary, *, strict: bool) -> None:
-    reasons = [f"{source.path}: {source.skipped or '; '.join(source.notes)}" for source in summary.sources
-               if source.skipped or any(note.startswith("damaged") for note in source.notes)]
+    reasons = [
+        f"{source.path}: {source.skipped or '; '.join(source.notes)}"
+        for source in summary.sources
+        if source.skipped or any(note.startswith("damaged") for note in source.notes)
+    ]
     shown = "\n  ".join(reasons[:20]) + (f"\n  and {len(reasons) - 20} more" if len(reasons) > 20 else "")
     if not summary.used:
-        raise PreprocessError(f"nothing usable in {', '.join(summary.settings.input_path)}: {len(summary.sources)} files found, "
-                              f"all skipped:\n  {shown}")
+        raise PreprocessError(
+            f"nothing usable in {', '.join(summary.settings.input_path)}: {len(summary.sources)} files found, "
+            f"all skipped:\n  {shown}"
+        )
     if strict and reasons:
-        raise PreprocessError(f"--strict: {len(reasons)} of {len(summary.sources)} files cannot be used whole:\n  {shown}\n"
-                              "mend or remove them, or leave out --strict; what is done is kept")
+        raise PreprocessError(
+            f"--strict: {len(reasons)} of {len(summary.sources)} files cannot be used whole:\n  {shown}\n"
+            "mend or remove them, or leave out --strict; what is done is kept"
+        )
 
 
 def _complete(summary: Summary, journal: Journal) -> None:
@@ -483,10 +555,19 @@ def _complete(summary: Summary, journal: Journal) -> None:
     database = Path(settings.output_path)
     train, validation = summary.split_seconds()
     write_book(database, settings.identity(), summary.sources)
-    extra = {"format": FORMAT, "num_signal": settings.num_signal, "chunk": settings.recipe.chunk, "downmix": settings.downmix,
-             "records": sum(source.records for source in summary.sources), "files": len(summary.used), "train_seconds": train,
-             "validation_seconds": validation}
-    write_facts(database, DatabaseFacts(settings.channels, settings.sampling_rate, summary.stored_seconds, settings.lazy, extra))
+    extra = {
+        "format": FORMAT,
+        "num_signal": settings.num_signal,
+        "chunk": settings.recipe.chunk,
+        "downmix": settings.downmix,
+        "records": sum(source.records for source in summary.sources),
+        "files": len(summary.used),
+        "train_seconds": train,
+        "validation_seconds": validation,
+    }
+    write_facts(
+        database, DatabaseFacts(settings.channels, settings.sampling_rate, summary.stored_seconds, settings.lazy, extra)
+    )
     journal.remove()
 
 

@@ -13,7 +13,23 @@ from rave_tools.data.store import StoreError, write_atomically
 
 BOOK_FILE = "sources.jsonl"
 JOURNAL_FILE = "sources.partial.jsonl"
-EXTENSIONS = ("wav", "wave", "w64", "rf64", "aif", "aiff", "flac", "ogg", "oga", "opus", "mp3", "m4a", "aac", "caf", "au")
+EXTENSIONS = (
+    "wav",
+    "wave",
+    "w64",
+    "rf64",
+    "aif",
+    "aiff",
+    "flac",
+    "ogg",
+    "oga",
+    "opus",
+    "mp3",
+    "m4a",
+    "aac",
+    "caf",
+    "au",
+)
 
 
 @dataclass(frozen=True)
@@ -127,7 +143,10 @@ def divide(sources: Sequence[Source], share: float) -> list[Source]:
         records = sources[used[0]].records
         train[used[0]] = records - (max(1, round(records * share / 100)) if records > 1 else 0)
     elif share > 0:
-        order = sorted(used, key=lambda index: hashlib.sha1(Path(sources[index].path).name.encode()).digest() + index.to_bytes(8, "big"))
+        order = sorted(
+            used,
+            key=lambda index: hashlib.sha1(Path(sources[index].path).name.encode()).digest() + index.to_bytes(8, "big"),
+        )
         fitting = [index for index in order if sources[index].samples <= 2 * target]
         fitting = fitting or sorted(order, key=lambda index: sources[index].samples)[:1]
         total = 0
@@ -177,7 +196,9 @@ class Journal:
 
     def restart(self, entries: Sequence[Source]) -> None:
         """Begin with these entries, a torn last line of the previous run thereby removed."""
-        write_atomically(self._path, _line({"settings": self._settings}) + "".join(_line(asdict(entry)) for entry in entries))
+        write_atomically(
+            self._path, _line({"settings": self._settings}) + "".join(_line(asdict(entry)) for entry in entries)
+        )
         self._file = open(self._path, "a", encoding="utf-8")
 
     def append(self, entries: Sequence[Source]) -> None:
@@ -214,16 +235,23 @@ def check_same_settings(database: Path, made_with: Mapping[str, Any], wanted: Ma
     Raises:
         StoreError: they differ; the message lists each difference.
     """
-    differences = [f"--{name}: {made_with.get(name)} there, {wanted.get(name)} now"
-                   for name in sorted({*made_with, *wanted}) if made_with.get(name) != wanted.get(name)]
+    differences = [
+        f"--{name}: {made_with.get(name)} there, {wanted.get(name)} now"
+        for name in sorted({*made_with, *wanted})
+        if made_with.get(name) != wanted.get(name)
+    ]
     if differences:
-        raise StoreError(f"{database}: holds a database made by other settings ({'; '.join(differences)}); give the same ones, "
-                         "choose another --output_path, or delete this folder")
+        raise StoreError(
+            f"{database}: holds a database made by other settings ({'; '.join(differences)}); give the same ones, "
+            "choose another --output_path, or delete this folder"
+        )
 
 
 def write_book(database: Path, settings: Mapping[str, Any], sources: Sequence[Source]) -> None:
     """Write ``sources.jsonl``: the settings, then one line per file."""
-    write_atomically(database / BOOK_FILE, _line({"settings": dict(settings)}) + "".join(_line(asdict(entry)) for entry in sources))
+    write_atomically(
+        database / BOOK_FILE, _line({"settings": dict(settings)}) + "".join(_line(asdict(entry)) for entry in sources)
+    )
 
 
 def read_book(database: str | os.PathLike[str]) -> tuple[dict[str, Any], list[Source]]:
@@ -243,4 +271,6 @@ def read_book(database: str | os.PathLike[str]) -> tuple[dict[str, Any], list[So
         lines = path.read_text(encoding="utf-8").splitlines()
         return json.loads(lines[0])["settings"], [_parse(line) for line in lines[1:]]
     except (OSError, ValueError, IndexError, KeyError, TypeError) as error:
-        raise StoreError(f"{path}: cannot be read ({error}); without it the records cannot be told apart, preprocess again") from error
+        raise StoreError(
+            f"{path}: cannot be read ({error}); without it the records cannot be told apart, preprocess again"
+        ) from error

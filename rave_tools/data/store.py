@@ -79,7 +79,12 @@ def write_facts(database: str | os.PathLike[str], facts: DatabaseFacts) -> None:
         database: its folder.
         facts: what to state.
     """
-    content: dict[str, Any] = {"channels": facts.channels, "lazy": facts.lazy, "n_seconds": facts.seconds, "sr": facts.sampling_rate}
+    content: dict[str, Any] = {
+        "channels": facts.channels,
+        "lazy": facts.lazy,
+        "n_seconds": facts.seconds,
+        "sr": facts.sampling_rate,
+    }
     if facts.extra is not None:
         content["rave_tools"] = dict(facts.extra)
     write_atomically(Path(database) / METADATA_FILE, yaml.safe_dump(content))
@@ -101,14 +106,23 @@ def read_facts(database: str | os.PathLike[str]) -> DatabaseFacts:
     path = folder / METADATA_FILE
     if not path.is_file():
         if not folder.is_dir():
-            raise StoreError(f"{folder}: no such database folder; make one with `rave_tools preprocess --output_path {folder}`")
+            raise StoreError(
+                f"{folder}: no such database folder; make one with `rave_tools preprocess --output_path {folder}`"
+            )
         if (folder / "data.mdb").is_file():
-            raise StoreError(f"{folder}: this database is unfinished (no {METADATA_FILE}); run the same preprocess command again to complete it")
+            raise StoreError(
+                f"{folder}: this database is unfinished (no {METADATA_FILE}); run the same preprocess command again to complete it"
+            )
         raise StoreError(f"{folder}: not a database ({METADATA_FILE} is missing)")
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
-        return DatabaseFacts(int(content.get("channels") or 1), int(content.get("sr", 44100)), float(content.get("n_seconds", 0)),
-                             bool(content["lazy"]), content.get("rave_tools"))
+        return DatabaseFacts(
+            int(content.get("channels") or 1),
+            int(content.get("sr", 44100)),
+            float(content.get("n_seconds", 0)),
+            bool(content["lazy"]),
+            content.get("rave_tools"),
+        )
     except (OSError, yaml.YAMLError, AttributeError, KeyError, TypeError, ValueError) as error:
         raise StoreError(f"{path}: is not the metadata of a database ({error!r})") from error
 
@@ -151,8 +165,12 @@ class ExampleCodec:
         Returns:
             The protobuf.
         """
-        buffer = self._example.AudioBuffer(shape=(channels, len(pcm) // (2 * channels)), sampling_rate=sampling_rate, data=pcm,
-                                           precision=self._example.Precision.INT16)
+        buffer = self._example.AudioBuffer(
+            shape=(channels, len(pcm) // (2 * channels)),
+            sampling_rate=sampling_rate,
+            data=pcm,
+            precision=self._example.Precision.INT16,
+        )
         return self._example(buffers={WAVEFORM: buffer}, metadata=metadata).SerializeToString()
 
     def reference(self, metadata: Mapping[str, str]) -> bytes:
@@ -208,8 +226,10 @@ class ExampleWriter:
                 for offset, record in enumerate(records):
                     transaction.put(key_of(first + offset), record, append=True)
         except (lmdb.Error, OSError) as error:
-            raise StoreError(f"{self.folder}: cannot write ({error}); free some space and run the same command again, it goes on "
-                             "where it stopped") from error
+            raise StoreError(
+                f"{self.folder}: cannot write ({error}); free some space and run the same command again, it goes on "
+                "where it stopped"
+            ) from error
 
     def truncate(self, length: int) -> None:
         """Remove every record from index `length` on."""
@@ -260,7 +280,9 @@ class ExampleStore:
                 self._keys = list(transaction.cursor().iternext(values=False))
                 self._count = len(self._keys)
         if self._count == 0:
-            raise StoreError(f"{self.folder}: this database holds no records; preprocess again and read the reasons that are printed")
+            raise StoreError(
+                f"{self.folder}: this database holds no records; preprocess again and read the reasons that are printed"
+            )
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_environment": None}

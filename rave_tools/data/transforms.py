@@ -45,8 +45,8 @@ class Transform:
     def at(self, sampling_rate: int) -> "Transform":
         """The same transform for audio of this rate, in hertz."""
         names = {item.name for item in fields(self)}
-        if "sampling_rate" in names and getattr(self, "sampling_rate") is None:
-            return replace(self, **{"sampling_rate": sampling_rate})
+        if "sampling_rate" in names and self.sampling_rate is None:
+            return replace(self, sampling_rate=sampling_rate)
         return self
 
 
@@ -56,9 +56,11 @@ def _probability(name: str, value: float) -> None:
 
 
 def _rate(transform: Transform) -> int:
-    rate = getattr(transform, "sampling_rate")
+    rate = transform.sampling_rate
     if rate is None:
-        raise TransformError(f"{type(transform).__name__} needs to know the sampling rate; set sampling_rate, or use .at(rate)")
+        raise TransformError(
+            f"{type(transform).__name__} needs to know the sampling rate; set sampling_rate, or use .at(rate)"
+        )
     return int(rate)
 
 
@@ -287,7 +289,9 @@ class Integrator(Transform):
         """See :class:`Transform`."""
         alpha = 1 / (1 + 2 * np.pi * self.corner / _rate(self))
         square = alpha * alpha
-        return scipy.signal.lfilter([square, -square], [1, -2 * alpha, square], audio.astype(np.float64)).astype(np.float32)
+        return scipy.signal.lfilter([square, -square], [1, -2 * alpha, square], audio.astype(np.float64)).astype(
+            np.float32
+        )
 
 
 @dataclass(frozen=True)
@@ -389,7 +393,9 @@ class FrequencyMasking(Transform):
     def __post_init__(self) -> None:
         _probability("FrequencyMasking.prob", self.prob)
         if not 2 <= self.max_size <= self.window // 2:
-            raise TransformError(f"FrequencyMasking.max_size is {self.max_size}; it must lie between 2 and {self.window // 2}, half the window")
+            raise TransformError(
+                f"FrequencyMasking.max_size is {self.max_size}; it must lie between 2 and {self.window // 2}, half the window"
+            )
 
     def __call__(self, audio: np.ndarray, generator: Generator) -> np.ndarray:
         """See :class:`Transform`."""
@@ -431,7 +437,11 @@ class Compress(Transform):
 
     def __post_init__(self) -> None:
         levels = [level for level, _ in self.points]
-        if not levels or any(after <= before for before, after in zip(levels, levels[1:], strict=False)) or levels[-1] > 0:
+        if (
+            not levels
+            or any(after <= before for before, after in zip(levels, levels[1:], strict=False))
+            or levels[-1] > 0
+        ):
             raise TransformError(f"Compress.points have the levels {levels}; they must rise and end at 0 dB or below")
 
     def __call__(self, audio: np.ndarray, generator: Generator) -> np.ndarray:
@@ -477,7 +487,10 @@ def follow(magnitude: np.ndarray, *, attack: float, release: float, sampling_rat
     Returns:
         Shape (T,), float64.
     """
-    up, down = (1.0 if seconds * sampling_rate <= 1 else 1 - np.exp(-1 / (seconds * sampling_rate)) for seconds in (attack, release))
+    up, down = (
+        1.0 if seconds * sampling_rate <= 1 else 1 - np.exp(-1 / (seconds * sampling_rate))
+        for seconds in (attack, release)
+    )
     if up == down:
         return scipy.signal.lfilter([up], [1, up - 1], magnitude)
     level, result = 0.0, []
@@ -521,8 +534,13 @@ class RandomCompress(Transform):
         return Compress(points, self.attack, self.release, sampling_rate=_rate(self))(audio, generator)
 
 
-def rave_defaults(*, phase_mangle: float = 0.8, normalize: bool = False, derivative: bool = False,
-                  augmentations: Sequence[TransformLike] = ()) -> Compose:
+def rave_defaults(
+    *,
+    phase_mangle: float = 0.8,
+    normalize: bool = False,
+    derivative: bool = False,
+    augmentations: Sequence[TransformLike] = (),
+) -> Compose:
     """The chain of RAVE's training after the crop, in RAVE's order.
 
     Args:
