@@ -23,9 +23,19 @@ def test_average_follows_generator_updates_only_and_is_heard_in_validation(tmp_p
     wrapper = toy_wrapper(phase_1=3)
     start = wrapper.codec.encoder.weight.detach().clone()
     train(
-        wrapper=wrapper, data=ToyData(), run=RunDirectory(tmp_path).create(), config_text="#", max_steps=6,
-        val_every=100, accelerator="cpu", ema=0.5, progress=False, estimate=False, report=lambda line: None, callbacks=[Watch()],
-    )  # fmt: skip
+        wrapper=wrapper,
+        data=ToyData(),
+        run=RunDirectory(tmp_path).create(),
+        config_text="#",
+        max_steps=6,
+        val_every=100,
+        accelerator="cpu",
+        ema=0.5,
+        progress=False,
+        estimate=False,
+        report=lambda line: None,
+        callbacks=[Watch()],
+    )
     average, seen = start, 0
     for updates, weight in history:
         if updates > seen:

@@ -115,18 +115,42 @@ def test_tensorboard_gets_everything(tmp_path):
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     train(
-        wrapper=toy_wrapper(), data=ToyData(), run=RunDirectory(tmp_path).create(), config_text="FACT = 1",
-        max_steps=12, val_every=5, log_every=1, accelerator="cpu", progress=False, estimate=False, report=lambda line: None,
-    )  # fmt: skip
+        wrapper=toy_wrapper(),
+        data=ToyData(),
+        run=RunDirectory(tmp_path).create(),
+        config_text="FACT = 1",
+        max_steps=12,
+        val_every=5,
+        log_every=1,
+        accelerator="cpu",
+        progress=False,
+        estimate=False,
+        report=lambda line: None,
+    )
     events = EventAccumulator(str(tmp_path), {"audio": 0, "images": 0}).Reload()
     tags = events.Tags()
     assert {
-        "losses/loss", "losses/loss_discriminator", "losses/fullband_distance", "losses/kl", "losses/adversarial",
-        "losses/feature_matching", "losses/score_real", "losses/score_fake", "run/phase", "run/steps_per_second",
-        "run/share_waiting_for_data", "run/peak_memory_GiB", "run/skipped_updates", "optimisation/beta_kl",
-        "optimisation/learning_rate", "optimisation/learning_rate_discriminator",
-        "optimisation/gradient_norm_generator", "optimisation/gradient_norm_discriminator", "validation/distance", "latents/dimensions_for_fidelity_0.95",
-    } <= set(tags["scalars"])  # fmt: skip
+        "losses/loss",
+        "losses/loss_discriminator",
+        "losses/fullband_distance",
+        "losses/kl",
+        "losses/adversarial",
+        "losses/feature_matching",
+        "losses/score_real",
+        "losses/score_fake",
+        "run/phase",
+        "run/steps_per_second",
+        "run/share_waiting_for_data",
+        "run/peak_memory_GiB",
+        "run/skipped_updates",
+        "optimisation/beta_kl",
+        "optimisation/learning_rate",
+        "optimisation/learning_rate_discriminator",
+        "optimisation/gradient_norm_generator",
+        "optimisation/gradient_norm_discriminator",
+        "validation/distance",
+        "latents/dimensions_for_fidelity_0.95",
+    } <= set(tags["scalars"])
     assert [event.value for event in events.Scalars("run/phase")][::11] == [1.0, 2.0]
     assert "reconstruction_then_original/0" in tags["audio"]
     assert "reconstruction_above_original/0" in tags["images"]
