@@ -189,7 +189,8 @@ def table(summary: Summary, *, seconds: float | None = None) -> list[str]:
     elif seconds is not None:
         size = sum(path.stat().st_size for path in Path(settings.output_path).iterdir())
         lines.append(
-            f"{settings.output_path}: {sum(source.records for source in used):,} records, {size / 1e6:,.1f} MB, made in {seconds:.1f} s"
+            f"{settings.output_path}: {sum(source.records for source in used):,} records, {size / 1e6:,.1f} MB, "
+            f"made in {seconds:.1f} s"
         )
     return lines
 
@@ -222,7 +223,8 @@ def _changes(summary: Summary) -> list[str]:
         Counter(source.rate for source in summary.used if source.rate != settings.sampling_rate).items()
     ):
         lines.append(
-            f"  resampled: {count:,} files from {rate:,} to {settings.sampling_rate:,} Hz{' while training' if settings.lazy else ''}"
+            f"  resampled: {count:,} files from {rate:,} to {settings.sampling_rate:,} Hz"
+            f"{' while training' if settings.lazy else ''}"
         )
     return lines
 

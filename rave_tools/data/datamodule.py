@@ -85,8 +85,8 @@ class TrainStream:
     def close(self) -> None:
         """End the workers, which live as long as the stream.
 
-        The batches under way are taken in first: a worker that ends while it is sending one aborts, and torch turns this
-        into an error in the middle of whatever the main process is doing.
+        The batches under way are taken in first: a worker that ends while it is sending one aborts, and torch turns
+        this into an error in the middle of whatever the main process is doing.
         """
         self._plan.stopped = True
         batches, self._batches = self._batches, None
@@ -206,8 +206,8 @@ class AudioDataModule(lightning.LightningDataModule):
         self._held = held
         if len(self._train) == 0:
             raise DataError(
-                f"{db_path}: nothing is left for training, all {len(held)} records are set aside for validation; preprocess "
-                "with a smaller --validation_share"
+                f"{db_path}: nothing is left for training, all {len(held)} records are set aside for validation; "
+                "preprocess with a smaller --validation_share"
             )
         self._validation = FixedSegments(held, limit=validation_segments)
 
@@ -231,13 +231,15 @@ class AudioDataModule(lightning.LightningDataModule):
         facts = self.facts
         lines = [
             f"data: {self.db_path}: {self._train.seconds:,.0f} s in {len(self._train):,} records for training, "
-            f"{len(self._validation)} segments of {self.n_signal:,} samples for validation, {facts.channels} channel(s) at "
-            f"{facts.sampling_rate:,} Hz{', decoded while training' if facts.lazy else ''}"
+            f"{len(self._validation)} segments of {self.n_signal:,} samples for validation, "
+            f"{facts.channels} channel(s) at {facts.sampling_rate:,} Hz"
+            f"{', decoded while training' if facts.lazy else ''}"
         ]
         if self.sampling_rate != facts.sampling_rate:
             lines.append(
-                f"data: resampled while loading, from {facts.sampling_rate:,} Hz in the database to {self.sampling_rate:,} Hz of the "
-                f"model; `rave_tools preprocess --sampling_rate {self.sampling_rate}` would do it once"
+                f"data: resampled while loading, from {facts.sampling_rate:,} Hz in the database to "
+                f"{self.sampling_rate:,} Hz of the model; "
+                f"`rave_tools preprocess --sampling_rate {self.sampling_rate}` would do it once"
             )
         if self.channels != facts.channels:
             lines.append(f"data: {facts.channels} channels are reduced to {self.channels} while loading")
@@ -247,13 +249,14 @@ class AudioDataModule(lightning.LightningDataModule):
             )
         if len(self._train) < self.batch:
             lines.append(
-                f"data: warning: {len(self._train)} records are fewer than the batch of {self.batch}; a batch holds several crops of one"
+                f"data: warning: {len(self._train)} records are fewer than the batch of {self.batch}; "
+                "a batch holds several crops of one"
             )
         short = int((self._train.spans.high - self._train.spans.low < self._train.span_needed).sum())
         if short:
             lines.append(
-                f"data: {short:,} of {len(self._train.spans.high):,} files are shorter than {self.n_signal:,} samples and are "
-                "followed by silence"
+                f"data: {short:,} of {len(self._train.spans.high):,} files are shorter than {self.n_signal:,} samples "
+                "and are followed by silence"
             )
         return lines
 

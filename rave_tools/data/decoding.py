@@ -149,7 +149,8 @@ def _notes(reader: AudioReader, frames: int, peak: float) -> tuple[str, ...]:
     said = facts.frames
     if said is not None and frames < 0.98 * said - facts.sampling_rate // 10 and not reader.damage:
         notes.append(
-            f"damaged: {frames / facts.sampling_rate:.1f} s of the {said / facts.sampling_rate:.1f} s that its header announces"
+            f"damaged: {frames / facts.sampling_rate:.1f} s of the {said / facts.sampling_rate:.1f} s "
+            "that its header announces"
         )
     if not np.isfinite(peak):
         notes.append("holds samples that are not numbers; they were replaced by silence")

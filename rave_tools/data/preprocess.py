@@ -4,17 +4,14 @@ Workers decode ahead of their turn into a bounded buffer; the file whose turn it
 file of any size passes in constant memory. A thread writes: while it waits for the disk, decoding goes on.
 """
 
-import multiprocessing
 import os
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
-from rave_tools.data.decoding import DOWNMIXES, Chunk, Recipe, outcome, work
+from rave_tools.data.decoding import DOWNMIXES, Chunk, Recipe, outcome
+from rave_tools.data.recording import Decoding, Recorder
 from rave_tools.data.sources import (
     BOOK_FILE,
     EXTENSIONS,
@@ -28,11 +25,9 @@ from rave_tools.data.sources import (
     search,
     write_book,
 )
-from rave_tools.data.store import METADATA_FILE, DatabaseFacts, ExampleCodec, ExampleWriter, write_facts
+from rave_tools.data.store import METADATA_FILE, DatabaseFacts, ExampleWriter, write_facts
 from rave_tools.errors import UserError
 
-BATCH_BYTES = 32 << 20
-AHEAD_BYTES = 384 << 20
 FORMAT = 1
 
 
@@ -165,219 +160,6 @@ class Summary:
         return train / self.settings.sampling_rate, self.stored_seconds - train / self.settings.sampling_rate
 
 
-class _Recorder:
-    """Gathers records into batches; each is one transaction, then its lines in the journal, on one writing thread."""
-
-    def __init__(self, settings: Settings, journal: Journal, writer: ExampleWriter, entries: list[Source]):
-        self._settings, self._journal, self._writer = settings, journal, writer
-        self.entries = entries
-        self._codec: ExampleCodec | None = None
-        self._next = sum(entry.records for entry in entries)
-        self._file_first = self._next
-        self._file_samples = 0
-        self._chunks: list[tuple[Chunk, dict[str, str]]] = []
-        self._finished: list[Source] = []
-        self._size = 0
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
-        self._pending: Future[None] | None = None
-
-    def chunk(self, source: Source, chunk: Chunk) -> None:
-        """Add the next piece of the file in turn."""
-        self._chunks.append(
-            (
-                chunk,
-                {
-                    "path": source.path,
-                    "source": str(len(self.entries)),
-                    "start": str(self._file_samples),
-                    "valid": str(chunk.valid),
-                },
-            )
-        )
-        self._file_samples += chunk.valid
-        self._size += len(chunk.pcm)
-        if self._size >= BATCH_BYTES:
-            self.flush()
-
-    def end(self, entry: Source) -> None:
-        """Close the file in turn."""
-        if self._settings.lazy and entry.records:
-            self._chunks.append(
-                (
-                    Chunk(b"", entry.samples),
-                    {
-                        "path": entry.path,
-                        "length": repr(entry.found_seconds),
-                        "channels": str(entry.channels),
-                        "source": str(len(self.entries)),
-                        "frames": str(entry.samples),
-                        "rate": str(entry.rate),
-                    },
-                )
-            )
-        stored = self._next + len(self._chunks) - self._file_first
-        if stored > entry.records:
-            self._forget_file()
-        self.entries.append(entry)
-        self._finished.append(entry)
-        self._file_first = self._next + len(self._chunks)
-        self._file_samples = 0
-        if len(self._finished) >= 512:
-            self.flush()
-
-    def _forget_file(self) -> None:
-        """Take back the records of a file that turned out unusable after some of it was sent."""
-        keep = self._file_first - self._next
-        if keep >= 0:
-            del self._chunks[keep:]
-            return
-        self._chunks.clear()
-        self.join()
-        self._thread.submit(self._writer.truncate, self._file_first).result()
-        self._next = self._file_first
-
-    def flush(self) -> None:
-        """Hand the batch to the writing thread, after the previous one is safe."""
-        self.join()
-        self._pending = self._thread.submit(self._write, self._next, self._chunks, self._finished)
-        self._next += len(self._chunks)
-        self._chunks, self._finished, self._size = [], [], 0
-
-    def _write(self, first: int, chunks: list[tuple[Chunk, dict[str, str]]], finished: list[Source]) -> None:
-        if self._codec is None:
-            self._codec = ExampleCodec()
-        settings, codec = self._settings, self._codec
-        if settings.lazy:
-            records = [codec.reference(metadata) for _, metadata in chunks]
-        else:
-            records = [
-                codec.audio(
-                    chunk.pcm, channels=settings.channels, sampling_rate=settings.sampling_rate, metadata=metadata
-                )
-                for chunk, metadata in chunks
-            ]
-        self._writer.append(first, records)
-        if finished:
-            self._journal.append(finished)
-
-    def join(self) -> None:
-        """Wait for the batch that is being written; its errors are raised here."""
-        if self._pending is not None:
-            pending, self._pending = self._pending, None
-            pending.result()
-
-    def close(self) -> None:
-        """Write what is left and stop the thread."""
-        try:
-            self.flush()
-            self.join()
-        finally:
-            self._thread.shutdown()
-
-
-class _Worker:
-    """A worker process, the task it has, and its end of the pipe."""
-
-    def __init__(self, recipe: Recipe):
-        context = multiprocessing.get_context("spawn")
-        self.connection: Connection
-        self.connection, child = context.Pipe()
-        self._process = context.Process(target=work, args=(child, recipe), daemon=True)
-        self._process.start()
-        child.close()
-        self.task: int | None = None
-
-    def give(self, index: int, source: Source) -> None:
-        """Hand over a file."""
-        self.task = index
-        self.connection.send((index, source))
-
-    def last_words(self) -> str:
-        """Why the process is gone."""
-        self._process.join(5)
-        return f"the decoder crashed on it (exit code {self._process.exitcode})"
-
-    def stop(self) -> None:
-        """End the process."""
-        self.connection.close()
-        self._process.terminate()
-        self._process.join(5)
-
-
-class _Decoding:
-    """Distributes files to workers and gives back what they send in the order of the files."""
-
-    def __init__(self, sources: Sequence[Source], first: int, recipe: Recipe, workers: int):
-        self._sources, self._recipe = sources, recipe
-        self._turn = self._next_task = first
-        self._buffers: dict[int, deque[Chunk | Source]] = {}
-        self._ahead = 0
-        self._workers = [_Worker(recipe) for _ in range(max(1, min(workers, len(sources) - first)))]
-
-    def run(self, receive: Callable[[Source, Chunk | Source], None]) -> None:
-        """Decode everything.
-
-        Args:
-            receive: called with the file and each of its chunks, last its entry, files in order.
-        """
-        for worker in self._workers:
-            self._assign(worker)
-        while self._turn < len(self._sources):
-            listening = [
-                worker
-                for worker in self._workers
-                if worker.task is not None and (worker.task == self._turn or self._ahead < AHEAD_BYTES)
-            ]
-            ready = set(map(id, wait([worker.connection for worker in listening])))
-            for position, worker in enumerate(self._workers):
-                if id(worker.connection) in ready:
-                    self._hear(position, worker)
-            self._deliver(receive)
-
-    def _assign(self, worker: _Worker) -> None:
-        worker.task = None
-        if self._next_task < len(self._sources):
-            worker.give(self._next_task, self._sources[self._next_task])
-            self._buffers[self._next_task] = deque()
-            self._next_task += 1
-
-    def _hear(self, position: int, worker: _Worker) -> None:
-        task = worker.task
-        if task is None:
-            return
-        try:
-            _, item = worker.connection.recv()
-            if not isinstance(item, Source):
-                item = Chunk(worker.connection.recv_bytes(), item)
-        except (EOFError, OSError):
-            item = replace(self._sources[task], skipped=worker.last_words())
-            worker.stop()
-            self._workers[position] = worker = _Worker(self._recipe)
-        self._buffers[task].append(item)
-        if isinstance(item, Source):
-            self._assign(worker)
-        else:
-            self._ahead += len(item.pcm)
-
-    def _deliver(self, receive: Callable[[Source, Chunk | Source], None]) -> None:
-        while (buffer := self._buffers.get(self._turn)) is not None:
-            while buffer:
-                item = buffer.popleft()
-                receive(self._sources[self._turn], item)
-                if isinstance(item, Source):
-                    del self._buffers[self._turn]
-                    self._turn += 1
-                    break
-                self._ahead -= len(item.pcm)
-            else:
-                return
-
-    def stop(self) -> None:
-        """End the workers."""
-        for worker in self._workers:
-            worker.stop()
-
-
 def _matching_prefix(entries: Sequence[Source], sources: Sequence[Source]) -> list[Source]:
     """The finished files that the present search finds again, unchanged, in the same places."""
     kept = []
@@ -413,7 +195,8 @@ def _refuse_foreign_folder(database: Path) -> None:
     ours = (database / JOURNAL_FILE).is_file() or (database / BOOK_FILE).is_file()
     if not ours and (database / "data.mdb").is_file():
         raise PreprocessError(
-            f"{database}: holds an unfinished database that another tool made; delete it or choose another --output_path"
+            f"{database}: holds an unfinished database that another tool made; "
+            "delete it or choose another --output_path"
         )
     if not ours and any(database.iterdir()):
         raise PreprocessError(f"{database}: this folder is not empty; --output_path must name a new or empty one")
@@ -480,7 +263,6 @@ def preprocess(
         sources = _record(settings, found, journal, writer, earlier, workers or _cores(), report)
     finally:
         writer.close()
-        journal.close()
     summary = Summary(settings, divide(sources, settings.validation_share), dict(found.passed_over))
     _check(summary, strict=strict)
     _complete(summary, journal)
@@ -498,7 +280,7 @@ def _record(
 ) -> list[Source]:
     """Decode and write everything that is not yet there."""
     total = sum(source.size for source in found.sources)
-    recorder = _Recorder(settings, journal, writer, list(earlier))
+    recorder = Recorder(settings.recipe, journal, writer, list(earlier))
     done = sum(source.size for source in earlier)
     samples = sum(source.samples for source in earlier)
 
@@ -522,7 +304,7 @@ def _record(
                 )
             )
 
-    decoding = _Decoding(found.sources, len(earlier), settings.recipe, workers)
+    decoding = Decoding(found.sources, len(earlier), settings.recipe, workers)
     try:
         decoding.run(receive)
     finally:

@@ -1,4 +1,4 @@
-"""The files that a database is made from: finding them, keeping the book, dividing them into training and validation."""
+"""The files that a database is made from: finding them, keeping the book, dividing them for validation."""
 
 import hashlib
 import json
@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any
 
 from rave_tools.data.store import StoreError, write_atomically
 
@@ -178,7 +178,6 @@ class Journal:
     def __init__(self, database: Path, settings: Mapping[str, Any]):
         self._path = database / JOURNAL_FILE
         self._settings = dict(settings)
-        self._file: TextIO | None = None
 
     def entries(self) -> list[Source] | None:
         """What an interrupted run left; None where there is none.
@@ -199,28 +198,19 @@ class Journal:
         write_atomically(
             self._path, _line({"settings": self._settings}) + "".join(_line(asdict(entry)) for entry in entries)
         )
-        self._file = open(self._path, "a", encoding="utf-8")
 
     def append(self, entries: Sequence[Source]) -> None:
         """Add finished files durably."""
-        if self._file is None:
-            raise StoreError(f"{self._path}: the journal is not open")
         try:
-            self._file.write("".join(_line(asdict(entry)) for entry in entries))
-            self._file.flush()
-            os.fsync(self._file.fileno())
+            with open(self._path, "a", encoding="utf-8") as file:
+                file.write("".join(_line(asdict(entry)) for entry in entries))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
             raise StoreError(f"{self._path}: cannot be written ({error.strerror})") from error
 
-    def close(self) -> None:
-        """Release the file."""
-        if self._file is not None:
-            self._file.close()
-            self._file = None
-
     def remove(self) -> None:
         """The database is complete: the journal has become the book."""
-        self.close()
         self._path.unlink(missing_ok=True)
 
 

@@ -1,8 +1,8 @@
 """The database on disk: LMDB records in udls' protobuf, as acids-rave reads and writes them.
 
-A database is a folder with three things: ``data.mdb`` with one ``AudioExample`` per key ``00000000``, ``00000001``, ...;
-``sources.jsonl``, the book of the files it was made from (:mod:`rave_tools.data.sources`); and ``metadata.yaml``, written
-last and atomically, so that a folder without it is a database in the making.
+A database is a folder with three things: ``data.mdb`` with one ``AudioExample`` per key ``00000000``, ``00000001``,
+...; ``sources.jsonl``, the book of the files it was made from (:mod:`rave_tools.data.sources`); and ``metadata.yaml``,
+written last and atomically, so that a folder without it is a database in the making.
 """
 
 import importlib.util
@@ -111,7 +111,8 @@ def read_facts(database: str | os.PathLike[str]) -> DatabaseFacts:
             )
         if (folder / "data.mdb").is_file():
             raise StoreError(
-                f"{folder}: this database is unfinished (no {METADATA_FILE}); run the same preprocess command again to complete it"
+                f"{folder}: this database is unfinished (no {METADATA_FILE}); "
+                "run the same preprocess command again to complete it"
             )
         raise StoreError(f"{folder}: not a database ({METADATA_FILE} is missing)")
     try:
@@ -130,7 +131,8 @@ def read_facts(database: str | os.PathLike[str]) -> DatabaseFacts:
 def _protobuf() -> ModuleType:
     """udls' generated protobuf module.
 
-    It is loaded from its file: importing the package ``udls`` would import torch, seconds that preprocessing does not need.
+    It is loaded from its file: importing the package ``udls`` would import torch, seconds that preprocessing does not
+    need.
     """
     name = "udls.generated.audio_example_pb2"
     if name in sys.modules:
@@ -240,7 +242,7 @@ class ExampleWriter:
                 found = cursor.delete()
 
     def _make_room(self, size: int) -> None:
-        """Grow the map before the transaction; LMDB never grows it by itself, and a full map would lose the transaction.
+        """Grow the map before the transaction: LMDB never grows it by itself, and a full map loses the transaction.
 
         Freed pages are not counted on: a truncated file's space is reused when LMDB can, and never relied on.
         """
@@ -365,7 +367,7 @@ def _varint(view: memoryview, place: int) -> tuple[int, int]:
 
 
 def _fields(view: memoryview, place: int, end: int) -> Iterator[tuple[int, int, int]]:
-    """Field number, first byte and end of every field of a message; for varints the value stands in place of the end."""
+    """Field number, first byte and end of every field of a message; for varints the value in place of the end."""
     while place < end:
         tag, place = _varint(view, place)
         number, kind = tag >> 3, tag & 7
