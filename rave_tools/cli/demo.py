@@ -1,6 +1,7 @@
 """``rave_tools demo``: the whole chain on seconds of synthetic sound, in about two minutes on two cores.
 
-It types the commands that a person would type, prints each before it runs it, and leaves a folder to look at and listen to.
+It types the commands that a person would type, prints each before it runs it, and leaves a folder of sounds and
+pictures.
 """
 
 import shlex
@@ -15,18 +16,18 @@ HELP = "run the whole chain on a synthetic tune: preprocess, train, export, play
 SAMPLING_RATE = 44100
 TUNES = 4
 TUNE_SECONDS = 20.0
-TRAIN = ["--config", "demo", "--n_signal", "32768", "--batch", "4", "--workers", "0", "--val_every", "100", "--seed", "0"]
+TRAIN = "--config demo --n_signal 32768 --batch 4 --workers 0 --val_every 100 --seed 0".split()
 
 
 def define(flags: absl_flags.FlagValues) -> None:
     """Define the flags of the command."""
-    absl_flags.DEFINE_string("output", "demo", "folder for everything that the demo makes; must be new", flag_values=flags)
+    absl_flags.DEFINE_string(
+        "output", "demo", "folder for everything that the demo makes; must be new", flag_values=flags
+    )
     absl_flags.DEFINE_integer(
         "max_steps", 400, "generator updates; 400 are about a minute on two cores", flag_values=flags, lower_bound=2
     )
-    absl_flags.DEFINE_enum(
-        "accelerator", "cpu", ["auto", "cpu", "cuda", "mps"], "where to train", flag_values=flags
-    )
+    absl_flags.DEFINE_enum("accelerator", "cpu", ["auto", "cpu", "cuda", "mps"], "where to train", flag_values=flags)
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -44,7 +45,8 @@ def run(flags: absl_flags.FlagValues) -> int:
             "--max_steps", str(flags["max_steps"].value), "--accelerator", flags["accelerator"].value,
         ],
         ["export", "--run", str(folder / "runs" / name), "--streaming", "--output", str(folder), "--name", model.stem],
-        ["generate", "--model", str(model), "--input", str(held_out), "--out_path", str(played), "--stream", "--chunk_size", "512"],
+        ["generate", "--model", str(model), "--input", str(held_out), "--out_path", str(played), "--stream",
+         "--chunk_size", "512"],
     ):  # fmt: skip
         _type(words)
     output = _only_wav(played)
@@ -102,7 +104,10 @@ def _draw(target: Path, estimate: Path, picture: Path) -> None:
 
     figure = Figure(figsize=(11, 7), layout="constrained")
     axes = figure.subplots(2, 1, sharex=True, sharey=True)
-    for axis, path, title in ((axes[0], target, "in"), (axes[1], estimate, "out of the streaming .ts, in blocks of 512")):
+    for axis, path, title in (
+        (axes[0], target, "in"),
+        (axes[1], estimate, "out of the streaming .ts, in blocks of 512"),
+    ):
         # The smallest float keeps the logarithm of digital silence finite.
         audio = read(path, sampling_rate=SAMPLING_RATE).mean(0) + np.finfo(np.float32).eps
         image = axis.specgram(audio, NFFT=2048, Fs=SAMPLING_RATE, noverlap=1536, cmap="magma", vmin=-140, vmax=-30)[-1]

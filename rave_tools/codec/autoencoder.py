@@ -48,7 +48,9 @@ class Autoencoder(nn.Module, Streamable):
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """(B, K, N) -> (B, D, N); only discrete bottlenecks have codes."""
-        raise ValueError(f"{type(self).__name__} has a continuous bottleneck, so there are no codes to dequantize; pass its z to decode")
+        raise ValueError(
+            f"{type(self).__name__} has a continuous bottleneck, there are no codes to dequantize; decode its z"
+        )
 
     def check_audio(self, audio: Tensor) -> None:
         """Refuse audio of the wrong shape.
@@ -57,10 +59,13 @@ class Autoencoder(nn.Module, Streamable):
             ValueError: not (B, C, T) with this codec's channels and a whole number of frames.
         """
         if audio.ndim != 3 or audio.shape[1] != self.channels:
-            raise ValueError(f"audio of shape {tuple(audio.shape)} is not (batch, {self.channels}, samples), which this codec encodes")
+            raise ValueError(
+                f"audio of shape {tuple(audio.shape)} is not (batch, {self.channels}, samples), which this codec needs"
+            )
         if audio.shape[-1] % self.hop:
             raise ValueError(
-                f"{audio.shape[-1]} samples are not a whole number of frames of {self.hop}; pad the audio to {-(-audio.shape[-1] // self.hop) * self.hop}"
+                f"{audio.shape[-1]} samples are not a whole number of frames of {self.hop}; "
+                f"pad the audio to {-(-audio.shape[-1] // self.hop) * self.hop}"
             )
 
     def encode(self, audio: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
@@ -88,7 +93,8 @@ class Autoencoder(nn.Module, Streamable):
     def receptive_field(self) -> tuple[int, int]:
         """Samples to the left and to the right of an output sample that can change it, measured by its gradient.
 
-        Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop further.
+        Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop
+        further.
 
         Returns:
             (left, right) in samples, neither negative.
@@ -110,6 +116,8 @@ class Autoencoder(nn.Module, Streamable):
         """Which of 2 * half input samples reach the output sample in the middle. Shape (2 * half,), bool."""
         weight = next(self.parameters())
         with torch.enable_grad():
-            audio = torch.randn(1, self.channels, 2 * half, device=weight.device, dtype=weight.dtype, requires_grad=True)
+            audio = torch.randn(
+                1, self.channels, 2 * half, device=weight.device, dtype=weight.dtype, requires_grad=True
+            )
             (gradient,) = torch.autograd.grad(self.forward(audio)[0, 0, half], audio)
         return (gradient[0] != 0).any(0)

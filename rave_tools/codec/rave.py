@@ -43,8 +43,9 @@ class RAVE(Autoencoder):
         ):
             if number != meant:
                 raise ValueError(
-                    f"{fact}: {number}, but the other parts of the model need {meant} ({n_channels} channels x {pqmf.ratio} bands, "
-                    f"encoder ratio {encoder.hop}, latent size {encoder.decoder_dim}); make RATIOS, LATENT_SIZE, N_BAND and CHANNELS agree"
+                    f"{fact}: {number}, but the other parts of the model need {meant} ({n_channels} channels x "
+                    f"{pqmf.ratio} bands, encoder ratio {encoder.hop}, latent size {encoder.decoder_dim}); "
+                    "make RATIOS, LATENT_SIZE, N_BAND and CHANNELS agree"
                 )
         self.sample_rate = sampling_rate
         self.channels = n_channels

@@ -1,7 +1,8 @@
 """Design of pseudo-quadrature mirror filter banks (PQMF): one prototype, cosine-modulated into bands.
 
 Source: Nguyen, "Near-perfect-reconstruction pseudo-QMF banks", IEEE TSP 1994; the prototype's cutoff follows Lin and
-Vaidyanathan, "A Kaiser window approach for the design of prototype filters of cosine modulated filterbanks", IEEE SPL 1998.
+Vaidyanathan, "A Kaiser window approach for the design of prototype filters of cosine modulated filterbanks", IEEE SPL
+1998.
 """
 
 import math

@@ -1,7 +1,7 @@
 """Short-time spectra and mel filters, equal to torchaudio's and librosa's without needing either."""
 
 import math
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -14,9 +14,9 @@ def stft(
 ) -> Tensor:
     """Complex spectra of overlapping frames under a periodic Hann window.
 
-    The same numbers as torchaudio's ``Spectrogram(n_fft, hop_length=hop, power=None)``. Frames whose length is a
-    multiple of the hop are gathered from whole hops: the gradient of that is four additions, where that of `torch.stft`
-    scatters sample by sample.
+    The same numbers as torchaudio's ``Spectrogram(n_fft, hop_length=hop, power=None)``. The gradient is the adjoint
+    itself, a real inverse transform and an overlap-add, where that of `torch.stft` takes a complex transform of twice
+    the size and scatters sample by sample.
 
     Args:
         signal: waveforms, at least n_fft / 2 + 1 samples when centred, else n_fft. Shape (..., T).
@@ -44,8 +44,30 @@ def stft(
     window = torch.hann_window(n_fft, dtype=signal.dtype, device=signal.device)
     if normalized:
         window = window / math.sqrt(0.375 * n_fft)  # the sum of a periodic Hann window's squares is 3/8 of its length
-    spectrum = torch.fft.rfft(frames(flat, n_fft, hop=hop) * window)
+    spectrum = _FramedTransform.apply(flat, window, hop)
     return spectrum.transpose(-1, -2).reshape(*signal.shape[:-1], n_fft // 2 + 1, -1)
+
+
+class _FramedTransform(torch.autograd.Function):
+    """Windowed frames of (R, T) and their real transforms, (R, N, F), with the adjoint as its gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, signal: Tensor, window: Tensor, hop: int) -> Tensor:
+        ctx.save_for_backward(window)
+        ctx.hop, ctx.length = hop, signal.shape[-1]
+        return torch.fft.rfft(frames(signal, window.shape[-1], hop=hop) * window)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        (window,) = ctx.saved_tensors
+        n_fft = window.shape[-1]
+        # irfft counts the bins between the ends twice, for their mirror images; rfft produced them once
+        once = torch.full((gradient.shape[-1],), 0.5, dtype=window.dtype, device=window.device)
+        once[0] = 1
+        if n_fft % 2 == 0:
+            once[-1] = 1
+        windowed = torch.fft.irfft(gradient * once, n=n_fft, norm="forward") * window
+        return overlap_add(windowed, ctx.length, hop=ctx.hop), None, None
 
 
 def frames(signal: Tensor, length: int, *, hop: int) -> Tensor:
@@ -65,6 +87,27 @@ def frames(signal: Tensor, length: int, *, hop: int) -> Tensor:
     overlap = length // hop
     hops = signal[..., : (count + overlap - 1) * hop].unflatten(-1, (count + overlap - 1, hop))
     return torch.cat([hops[..., i : i + count, :] for i in range(overlap)], -1)
+
+
+def overlap_add(windows: Tensor, length: int, *, hop: int) -> Tensor:
+    """The adjoint of `frames`: add windows at their places.
+
+    Args:
+        windows: shape (..., N, n).
+        length: samples of the signal, at least (N - 1) * hop + n; what no window reaches is zero.
+        hop: samples between windows.
+
+    Returns:
+        Shape (..., length).
+    """
+    count, width = windows.shape[-2:]
+    pieces = -(-width // hop)
+    blocks = max(-(-length // hop), count + pieces - 1)
+    total = windows.new_zeros(*windows.shape[:-2], blocks, hop)
+    for piece in range(pieces):
+        part = windows[..., piece * hop : (piece + 1) * hop]
+        total[..., piece : piece + count, : part.shape[-1]] += part
+    return total.flatten(-2)[..., :length]
 
 
 def mel_filters(

@@ -10,5 +10,5 @@ def leaky_relu(channels: int, slope: float = 0.2) -> nn.Module:
 
 
 def shifted_power_sigmoid(x: Tensor) -> Tensor:
-    """2 sigmoid(x)^2.3 + 1e-7: an amplitude that is never zero and reaches two (DDSP, Engel et al. 2020, appendix B.5)."""
+    """2 sigmoid(x)^2.3 + 1e-7: an amplitude, never zero, at most two (DDSP, Engel et al. 2020, appendix B.5)."""
     return 2 * torch.sigmoid(x) ** 2.3 + 1e-7

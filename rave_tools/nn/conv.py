@@ -1,7 +1,7 @@
 """Convolutions that stream, with weight normalisation inside; the only module that touches cached_conv.
 
-cached-conv (CC BY-NC 4.0) gives the padding convention and the plain layers' constructors; the streaming forms are ours: they
-need no global switch, keep state-dict keys and take the least delay that whole blocks allow.
+cached-conv (CC BY-NC 4.0) gives the padding convention and the plain layers' constructors; the streaming forms are
+ours: they need no global switch, keep state-dict keys and take the least delay that whole blocks allow.
 """
 
 from dataclasses import dataclass
@@ -19,10 +19,11 @@ NORMALIZATIONS = ("identity", "weight_norm")
 
 
 class WeightNormed:
-    """Mixin of convolutions whose weight may be stored as direction and length: w = g v / |v|, a norm per row of dimension 0.
+    """Mixin of convolutions that may store their weight as w = g v / |v|, with a norm per row of dimension 0.
 
-    Source: Salimans and Kingma, "Weight Normalization", 2016. Parameters are named ``weight_g`` and ``weight_v`` as torch's first
-    implementation and the checkpoints of the field have them; unlike that one, no hook, so a model can be copied and compiled.
+    Source: Salimans and Kingma, "Weight Normalization", 2016. Parameters are named ``weight_g`` and ``weight_v`` as
+    torch's first implementation and the checkpoints of the field have them; unlike that one, no hook, so a model can be
+    copied and compiled.
     """
 
     def init_weight_norm(self, enabled: bool) -> None:
@@ -81,7 +82,14 @@ class Conv1d(WeightNormed, cached.Conv1d, Streamable):
         weight_norm: bool = False,
     ) -> None:
         super().__init__(
-            in_channels, out_channels, kernel_size, stride=stride, padding=padding, dilation=dilation, groups=groups, bias=bias
+            in_channels,
+            out_channels,
+            kernel_size,
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
+            groups=groups,
+            bias=bias,
         )
         self.margins = [padding[0], padding[1]]
         self.streaming = False
@@ -89,7 +97,7 @@ class Conv1d(WeightNormed, cached.Conv1d, Streamable):
         self.init_weight_norm(weight_norm)
 
     def enable_streaming(self, delay: int) -> int:
-        """Window n of the plain layer ends at n s + lookahead; it is complete within the block of frame n + floor(...)."""
+        """Window n of the plain layer ends at n s + lookahead: complete in the block of frame n + floor(...)."""
         stride = self.stride[0]
         extent = (self.kernel_size[0] - 1) * self.dilation[0]
         ahead = extent - self.margins[0] + delay
@@ -134,8 +142,8 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
     ) -> None:
         if kernel_size < stride or padding > kernel_size - stride:
             raise ValueError(
-                f"a transposed convolution with stride {stride} needs a kernel of at least {stride} samples and a padding of at most "
-                f"kernel - stride, got kernel {kernel_size} and padding {padding}"
+                f"a transposed convolution with stride {stride} needs a kernel of at least {stride} samples and a "
+                f"padding of at most kernel - stride, got kernel {kernel_size} and padding {padding}"
             )
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.streaming = False
@@ -143,7 +151,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
         self.init_weight_norm(weight_norm)
 
     def enable_streaming(self, delay: int) -> int:
-        """The full output is complete up to the newest frame's start + stride; the plain layer starts it at ``padding``."""
+        """The full output is complete one stride past the newest frame; the plain layer starts it at ``padding``."""
         self.streaming = True
         return delay * self.stride[0] + self.padding[0]
 
@@ -212,14 +220,18 @@ class Convolutions:
         if self.padding not in PADDINGS:
             raise ValueError(f"Convolutions.padding is {self.padding!r}; it is one of {', '.join(PADDINGS)}")
         if self.normalization not in NORMALIZATIONS:
-            raise ValueError(f"Convolutions.normalization is {self.normalization!r}; it is one of {', '.join(NORMALIZATIONS)}")
+            raise ValueError(
+                f"Convolutions.normalization is {self.normalization!r}; it is one of {', '.join(NORMALIZATIONS)}"
+            )
 
     def same(self, kernel_size: int, stride: int = 1, dilation: int = 1) -> tuple[int, int]:
         """Zeros (left, right) that keep a length of T / stride."""
         left, right = cached.get_padding(kernel_size, stride, dilation, self.padding)
         return left, right
 
-    def plain(self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1) -> Conv1d:
+    def plain(
+        self, in_channels: int, out_channels: int, kernel_size: int, *, stride: int = 1, groups: int = 1
+    ) -> Conv1d:
         """A convolution with 'same' padding, never normalised."""
         padding = self.same(kernel_size, stride)
         return Conv1d(

@@ -1,4 +1,4 @@
-"""Filtered-noise branches: a network draws band amplitudes, one filter per frame shapes white noise (DDSP, sec. 3.3)."""
+"""Filtered noise: a network draws band amplitudes, one filter per frame shapes white noise (DDSP, sec. 3.3)."""
 
 import math
 from collections.abc import Sequence
@@ -19,8 +19,8 @@ def amplitudes_to_impulse_response(amplitudes: Tensor, length: int) -> Tensor:
 
     Args:
         amplitudes: linear, from 0 Hz to Nyquist. Shape (..., bands).
-        length: of the response, in samples. Below 2 (bands - 1) the response loses its end, as RAVE's own does (v2_small: 62
-            samples cut to 8), so weights trained there sound the same here.
+        length: of the response, in samples. Below 2 (bands - 1) the response loses its end, as RAVE's own does
+            (v2_small: 62 samples cut to 8), so weights trained there sound the same here.
 
     Returns:
         Circular responses centred on sample 0. Shape (..., length).

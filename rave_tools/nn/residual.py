@@ -28,7 +28,7 @@ class Chain(nn.Module, Streamable):
 
 
 class DilatedUnit(Chain):
-    """Activation, dilated convolution, activation, point-wise convolution; stands inside a Residual (SoundStream, sec. III-A).
+    """Activation, dilated convolution, activation, point-wise convolution; inside a Residual (SoundStream, III-A).
 
     Args:
         channels: in and out.
@@ -100,7 +100,9 @@ class ResidualBlock(Chain):
         self, channels: int, kernel_size: int, *, dilations: Sequence[Sequence[int]], convolutions: Convolutions
     ) -> None:
         super().__init__(
-            Sequential(*[ResidualLayer(channels, kernel_size, dilations=d, convolutions=convolutions) for d in dilations])
+            Sequential(
+                *[ResidualLayer(channels, kernel_size, dilations=d, convolutions=convolutions) for d in dilations]
+            )
         )
 
 

@@ -1,15 +1,17 @@
 """Streaming without a global: delay flows through a model like the signal.
 
-A model is built once, plain. ``streaming(model)`` returns a copy that works block by block and equals the plain model, late by
-an announced number of samples. Every block with extent in time answers one question: *given the delay at my input, in my
-input's samples, switch me to streaming and return the delay at my output.*
+A model is built once, plain. ``streaming(model)`` returns a copy that works block by block and equals the plain model,
+late by an announced number of samples. Every block with extent in time answers one question: *given the delay at my
+input, in my input's samples, switch me to streaming and return the delay at my output.*
 
-What a delay means: sample ``t`` of the stream is sample ``t - delay`` of the plain model's signal at the same place. Blocks
-arrive whole, so a strided layer whose window ends inside the current block costs nothing: the delay behind a stride ``s`` is
-``floor((lookahead + delay) / s)``. A delay may be negative: the stream then runs ahead of the plain model's grid.
+What a delay means: sample ``t`` of the stream is sample ``t - delay`` of the plain model's signal at the same place.
+Blocks arrive whole, so a strided layer whose window ends inside the current block costs nothing: the delay behind a
+stride ``s`` is ``floor((lookahead + delay) / s)``. A delay may be negative: the stream then runs ahead of the plain
+model's grid.
 
-The plain model's grid may start anywhere within a hop. ``streaming`` moves it by an ``offset`` of k samples (0 <= k < hop) to the
-place where the whole latency is least:  ``stream(x) == delay(plain(delay(x, k)), latency - k)``.
+The plain model's grid may start anywhere within a hop. ``streaming`` moves it by an ``offset`` of k samples
+(0 <= k < hop) to the place where the whole latency is least:
+``stream(x) == delay(plain(delay(x, k)), latency - k)``.
 """
 
 import copy
@@ -75,8 +77,8 @@ def stream_through(module: nn.Module, delay: int, path: str = "") -> int:
         return delay
     name = f"{type(module).__module__}.{type(module).__qualname__}"
     raise NotStreamable(
-        f"{path or 'the model'} is a {name}, which has no streaming form: give it enable_streaming(delay), or derive it from "
-        "rave_tools.nn.streaming.Pointwise if its output at one instant depends on its input at that instant alone"
+        f"{path or 'the model'} is a {name}, which has no streaming form: give it enable_streaming(delay), or derive "
+        "it from rave_tools.nn.streaming.Pointwise if its output at an instant depends on its input there alone"
     )
 
 
@@ -93,8 +95,9 @@ def find_offset(model: nn.Module, hop: int) -> StreamInfo:
 def streaming(model: Model, hop: int = 1) -> tuple[Model, StreamInfo]:
     """Copy a model into its streaming form.
 
-    The copy is in evaluation mode, shares nothing with the model and keeps its state-dict keys. Blocks may have any length that
-    is a multiple of the hop; the state adapts to the batch size of the first block and is forgotten when that size changes.
+    The copy is in evaluation mode, shares nothing with the model and keeps its state-dict keys. Blocks may have any
+    length that is a multiple of the hop; the state adapts to the batch size of the first block and is forgotten when
+    that size changes.
 
     Args:
         model: a plain model, or one that streams already (its state is cleared).
@@ -134,8 +137,8 @@ class Stateful:
 class Memory(nn.Module, Stateful):
     """The last samples of a signal, put in front of its next block.
 
-    The state is a fresh tensor after each block (never a view of the input, which hosts reuse, and never modified in place,
-    which inference tensors forbid).
+    The state is a fresh tensor after each block (never a view of the input, which hosts reuse, and never modified in
+    place, which inference tensors forbid).
 
     Attributes:
         length: how many samples are kept; negative drops that many from the front of each block.

@@ -58,7 +58,8 @@ def test_state_dict_keys_are_the_peers(name):
     theirs = {
         key
         for key in fixture["every_key"]
-        if not key.startswith(("discriminator.", "audio_distance.", "multiband_audio_distance.")) and not key.endswith(DROPPED)
+        if not key.startswith(("discriminator.", "audio_distance.", "multiband_audio_distance."))
+        and not key.endswith(DROPPED)
     }
     assert set(build(name, "centered").state_dict()) == theirs
 
@@ -108,7 +109,9 @@ def test_decoder(name, padding, monkeypatch):
 @torch.no_grad()
 def test_batch_norm_of_v1_in_training(padding):
     _, expected, codec = loaded("rave_v1", padding)
-    torch.testing.assert_close(codec.train().encoder(expected["bands"]), expected["encoded_in_training"], rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(
+        codec.train().encoder(expected["bands"]), expected["encoded_in_training"], rtol=1e-5, atol=1e-5
+    )
 
 
 @pytest.mark.parametrize(

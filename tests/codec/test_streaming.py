@@ -32,7 +32,8 @@ def quiet_noise(monkeypatch):
 
 
 def largest_error(codec, twin, info, x, blocks):
-    # An even number of frames: the plain model's sign changes are those of a signal that began an even number of bands' samples ago.
+    # An even number of frames: the plain model's sign changes are those of a signal that began an even number of bands'
+    # samples ago.
     silence = SILENCE // (2 * codec.hop) * 2 * codec.hop
     with torch.no_grad():
         late = F.pad(x, (silence + info.offset, 0))[..., : silence + x.shape[-1]]

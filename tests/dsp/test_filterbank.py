@@ -29,7 +29,8 @@ def test_reconstruction(attenuation, floor, padding):
     pqmf = CachedPQMF(attenuation, 16, padding)
     audio = torch.randn(2, 2, 16 * 512)
     again = pqmf.decode(pqmf.encode(audio))
-    # The polyphase split costs one frame; causal filters leave their own delay in the plain model, half a filter each way.
+    # The polyphase split costs one frame; causal filters leave their own delay in the plain model, half a filter each
+    # way.
     delay = 16 if padding == "centered" else 16 + 2 * (pqmf.forward_conv.kernel_size[0] // 2)
     error = again[..., 1024 + delay : -1024] - audio[..., 1024 : audio.shape[-1] - 1024 - delay]
     assert decibels(error.norm() / audio[..., 1024 : -1024 - delay].norm()) < floor

@@ -1,4 +1,4 @@
-"""Streamed output equals the plain model's, late by what was announced: layers over kernel x stride x dilation x block."""
+"""Streamed output equals the plain model's, late as announced: kernel x stride x dilation x block size."""
 
 import itertools
 import math
@@ -67,7 +67,9 @@ def test_convolution_inside_a_codec(kernel, stride, dilation, padding):
     check(model, 2, stride, [1, 2, 5])
 
 
-@pytest.mark.parametrize(("kernel", "stride", "padding"), [(2, 1, 0), (4, 2, 1), (6, 3, 1), (8, 4, 2), (4, 4, 0), (7, 4, 3)])
+@pytest.mark.parametrize(
+    ("kernel", "stride", "padding"), [(2, 1, 0), (4, 2, 1), (6, 3, 1), (8, 4, 2), (4, 4, 0), (7, 4, 3)]
+)
 def test_transposed_convolution(kernel, stride, padding):
     layer = ConvTranspose1d(2, 3, kernel, stride=stride, padding=padding, bias=True)
     assert layer(torch.zeros(1, 2, 5)).shape[-1] == 5 * stride
@@ -115,7 +117,8 @@ def test_offset_makes_the_latency_least():
     info = check(Sequential(down, up), 1, 8, [1, 3])
     latencies = []
     for offset, rest in itertools.product(range(8), range(0, 64, 8)):
-        # Frame n of the shifted input ends at sample 8 n + 8 - offset and must have arrived by the end of block n + rest / 8.
+        # Frame n of the shifted input ends at sample 8 n + 8 - offset and must have arrived by the end of block n +
+        # rest / 8.
         if 8 - offset <= rest + 7:
             latencies.append(offset + rest)
     assert info.latency == min(latencies)

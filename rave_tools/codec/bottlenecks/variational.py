@@ -15,8 +15,8 @@ class VariationalEncoder(nn.Module):
     Args:
         encoder: network with ``n_out = 2``: mean and raw scale; the scale passes a softplus plus 1e-4.
 
-    The penalty ``kl`` is the divergence from a standard normal without its factor 1/2, summed over latents and averaged over
-    frames, as RAVE has it.
+    The penalty ``kl`` is the divergence from a standard normal without its factor 1/2, summed over latents and averaged
+    over frames, as RAVE has it.
     """
 
     discrete = False
@@ -24,7 +24,9 @@ class VariationalEncoder(nn.Module):
     def __init__(self, encoder: nn.Module) -> None:
         super().__init__()
         if encoder.n_out != 2:
-            raise ValueError(f"a variational encoder needs a mean and a scale per latent: set its n_out to 2, not {encoder.n_out}")
+            raise ValueError(
+                f"a variational encoder needs a mean and a scale per latent: set its n_out to 2, not {encoder.n_out}"
+            )
         self.encoder = encoder
         self.minimum_std = MINIMUM_STD
         self.hop = encoder.hop
@@ -57,7 +59,7 @@ class VariationalEncoder(nn.Module):
         return Latent(noise * std + mean, penalties={"kl": kl})
 
     def sample(self, statistics: Tensor, temperature: float = 1.0) -> Tensor:
-        """Latents as an export draws them, without the penalty: (B, 2D, N) -> (B, D, N); temperature 0 gives the mean."""
+        """Latents as an export draws them: (B, 2D, N) -> (B, D, N); temperature 0 gives the mean."""
         mean, scale = statistics.chunk(2, 1)
         if temperature == 0:
             return mean.clone()

@@ -1,4 +1,4 @@
-"""The networks of RAVE (Caillon and Esling, arXiv 2111.05011) and of its second version: bands in, latents in the middle, bands out."""
+"""The networks of RAVE (Caillon and Esling, arXiv 2111.05011), first and second version."""
 
 import math
 from collections.abc import Callable, Sequence
@@ -22,7 +22,7 @@ def _per_ratio(dilations: Sequence[int] | Sequence[Sequence[int]], ratios: Seque
         return [list(dilations) for _ in ratios]
     if len(dilations) != len(ratios):
         raise ValueError(
-            f"DILATIONS has {len(dilations)} lists and RATIOS has {len(ratios)} numbers; give one list of dilations per ratio"
+            f"DILATIONS has {len(dilations)} lists and RATIOS has {len(ratios)} numbers; give one list per ratio"
         )
     return [list(d) for d in dilations]
 

@@ -15,9 +15,9 @@ from rave_tools.nn.streaming import Stateful, Streamable
 class SpectralFlip(nn.Module, Streamable, Stateful):
     """Change the sign of even frames of odd bands, so that frequency rises with frequency in every band.
 
-    Decimation mirrors the odd bands; a modulation by half the band's rate mirrors them back. The sign belongs to a frame of the
-    plain signal: a stream that is late by an odd number of frames must start with the other sign, or neighbouring bands no longer
-    cancel their aliasing.
+    Decimation mirrors the odd bands; a modulation by half the band's rate mirrors them back. The sign belongs to a
+    frame of the plain signal: a stream that is late by an odd number of frames must start with the other sign, or
+    neighbouring bands no longer cancel their aliasing.
 
     Args:
         bands: M.
@@ -56,10 +56,11 @@ class CachedPQMF(nn.Module):
     Args:
         attenuation: of rejected bands in dB; 100 is clean, 40 is short (BRAVE).
         n_band: M, a power of two; 1 passes the waveform through.
-        padding: ``centered`` keeps bands and waveform aligned with their input; ``causal``, as RAVE's causal models have it, moves
-            the filters' own delay (half a filter each way) from the stream into the plain model.
+        padding: ``centered`` keeps bands and waveform aligned with their input; ``causal``, as RAVE's causal models
+            have it, moves the filters' own delay (half a filter each way) from the stream into the plain model.
 
-    The filters are parameters, as in the checkpoints of the field, but they are not trained. Source: see rave_tools.dsp.filterbank.
+    The filters are parameters, as in the checkpoints of the field, but they are not trained. Source: see
+    rave_tools.dsp.filterbank.
     """
 
     def __init__(
