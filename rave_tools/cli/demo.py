@@ -16,7 +16,7 @@ HELP = "run the whole chain on a synthetic tune: preprocess, train, export, play
 SAMPLING_RATE = 44100
 TUNES = 4
 TUNE_SECONDS = 20.0
-TRAIN = "--config demo --n_signal 32768 --batch 4 --workers 0 --val_every 100 --seed 0".split()
+TRAIN = ("--config", "demo", "--n_signal", "32768", "--batch", "4", "--workers", "0", "--val_every", "100")
 
 
 def define(flags: absl_flags.FlagValues) -> None:
