@@ -2,13 +2,24 @@
 
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
-from rave_tools.criteria.distances import Norm, mean_difference, mean_differences
+from rave_tools.criteria.distances import (
+    SMALLEST_MEAN,
+    Norm,
+    mean_difference,
+    mean_differences,
+    mean_over_processes,
+)
 from rave_tools.criteria.waveform import WaveformDistance
 from rave_tools.dsp import spectral
+
+FAINTEST = 1e-20
+"""Magnitudes below this count as silence when a gradient needs the direction of a spectrum."""
 
 
 class MultiScaleSTFT(nn.Module):
@@ -46,6 +57,11 @@ class MultiScaleSTFT(nn.Module):
 
     def forward(self, x: Tensor) -> list[Tensor]:
         """(B, C, T) -> one (B*C, F, N) per scale, float32 or complex64."""
+        spectra = self.complex_spectra(x)
+        return [spectrum.abs() for spectrum in spectra] if self.magnitude else spectra
+
+    def complex_spectra(self, x: Tensor) -> list[Tensor]:
+        """(B, C, T) -> one (B*C, F, N) per scale, complex64."""
         with torch.autocast(x.device.type, enabled=False):
             x = x.float().flatten(0, -2)
             return [self._at(x, scale) for scale in self.scales]
@@ -54,7 +70,7 @@ class MultiScaleSTFT(nn.Module):
         spectrum = spectral.stft(x, scale, normalized=self.normalized)
         if self.num_mels is not None:
             spectrum = getattr(self, f"mel_{scale}").to(spectrum.dtype) @ spectrum
-        return spectrum.abs() if self.magnitude else spectrum
+        return spectrum
 
 
 class AudioDistanceV1(nn.Module):
@@ -89,11 +105,41 @@ class AudioDistanceV1(nn.Module):
         with torch.autocast(target.device.type, enabled=False):
             with torch.no_grad():
                 wanted = self.multiscale_stft(target)
-                wanted_logs = [torch.log(x + self.log_epsilon) for x in wanted]
-            came = self.multiscale_stft(estimate)
-            linear = mean_differences(wanted, came, norm="L2", relative=True).sum()
-            logarithmic = mean_differences(wanted_logs, [torch.log(y + self.log_epsilon) for y in came]).sum()
-        return {"spectral_distance": linear + logarithmic}
+                powers = mean_over_processes(torch.stack([x.square().mean() for x in wanted]))
+            came = self.multiscale_stft.complex_spectra(estimate)
+            distances = [
+                _MagnitudeDistance.apply(y, x, power, self.log_epsilon)
+                for y, x, power in zip(came, wanted, powers.clamp_min(SMALLEST_MEAN), strict=True)
+            ]
+        return {"spectral_distance": torch.stack(distances).sum()}
+
+
+class _MagnitudeDistance(torch.autograd.Function):
+    """Relative squared difference of magnitudes plus absolute difference of their logarithms, at one scale.
+
+    A chain of elementary operations walks over the spectra some twenty times, forth and back; this one computes the
+    gradient beside the value, in half the time, and keeps one real number per bin.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, spectrum: Tensor, wanted: Tensor, power: Tensor, log_epsilon: float) -> Tensor:
+        magnitude = spectrum.abs()
+        difference = magnitude - wanted
+        log_difference = torch.log((magnitude + log_epsilon) / (wanted + log_epsilon))
+        distance = difference.square().mean() / power + log_difference.abs().mean()
+        if ctx.needs_input_grad[0]:
+            slope = difference.mul_(2 / power).add_(log_difference.sign_().div_(magnitude + log_epsilon))
+            # the direction of a spectrum is itself over its magnitude; where that is zero, so is the product
+            slope.div_(magnitude.clamp_min_(FAINTEST)).div_(magnitude.numel())
+            ctx.save_for_backward(spectrum, slope)
+        return distance
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None, None]:
+        spectrum, slope = ctx.saved_tensors
+        scaled = torch.view_as_real(spectrum) * (gradient * slope).unsqueeze(-1)
+        return torch.view_as_complex(scaled), None, None, None
 
 
 class WeightedInstantaneousSpectralDistance(nn.Module):

@@ -26,6 +26,28 @@ def test_two_silences_give_zero_and_a_finite_gradient() -> None:
     assert loss == 0 and torch.isfinite(estimate.grad).all()
 
 
+def test_a_silent_estimate_of_a_sound_has_a_finite_gradient() -> None:
+    torch.manual_seed(0)
+    estimate = torch.zeros(1, 1, 4096, requires_grad=True)
+    criterion = multiresolution.AudioDistanceV1(multiresolution.MultiScaleSTFT((256, 128)))
+    criterion(torch.randn(1, 1, 4096), estimate)["spectral_distance"].backward()
+    assert torch.isfinite(estimate.grad).all()
+
+
+def test_audio_distance_is_the_sum_of_its_plain_formula() -> None:
+    torch.manual_seed(0)
+    target, estimate = torch.randn(2, 3, 5000), torch.randn(2, 3, 5000, requires_grad=True)
+    stft = multiresolution.MultiScaleSTFT((512, 128))
+    fast = multiresolution.AudioDistanceV1(stft, log_epsilon=1e-3)(target, estimate)["spectral_distance"]
+    plain = torch.zeros(())
+    for x, y in zip(stft(target), stft(estimate), strict=True):
+        plain = plain + distances.mean_difference(x, y, norm="L2", relative=True)
+        plain = plain + distances.mean_difference(torch.log(x + 1e-3), torch.log(y + 1e-3))
+    torch.testing.assert_close(fast, plain)
+    gradients = [torch.autograd.grad(loss, estimate)[0] for loss in (3 * fast, 3 * plain)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
+
+
 def test_a_shift_by_one_percent_of_level_is_heard_equally_at_every_level() -> None:
     torch.manual_seed(0)
     x = torch.randn(1, 1, 8192)

@@ -43,6 +43,26 @@ def test_gradient_equals_that_of_torch() -> None:
     torch.testing.assert_close(*(torch.autograd.grad(loss, signal)[0] for loss in (ours, expected)))
 
 
+@pytest.mark.parametrize("n_fft, hop, center", [(64, 16, True), (63, 21, False), (64, 24, False), (64, 64, True)])
+def test_gradient_is_the_derivative(n_fft: int, hop: int, center: bool) -> None:
+    torch.manual_seed(0)
+    signal = torch.randn(2, 200, dtype=torch.float64, requires_grad=True)
+
+    def parts(x: torch.Tensor) -> torch.Tensor:
+        return torch.view_as_real(spectral.stft(x, n_fft, hop=hop, center=center).contiguous())
+
+    assert torch.autograd.gradcheck(parts, signal)
+
+
+def test_overlap_add_is_the_adjoint_of_frames() -> None:
+    torch.manual_seed(0)
+    signal = torch.randn(3, 100)
+    windows = torch.randn(3, (100 - 20) // 8 + 1, 20)
+    there = (spectral.frames(signal, 20, hop=8) * windows).sum()
+    back = (signal * spectral.overlap_add(windows, 100, hop=8)).sum()
+    torch.testing.assert_close(there, back)
+
+
 def test_a_short_signal_is_named() -> None:
     with pytest.raises(ValueError, match="at least 1025 samples, got 750"):
         spectral.stft(torch.zeros(1, 750), 2048)
