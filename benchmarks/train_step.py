@@ -1,6 +1,6 @@
 """Training steps of v2 beside acids-rave's, in turn on the same machine: seconds per step and peak memory.
 
-    python benchmarks/train_step.py --peer PYTHON [--config v2] [--batch 2] [--n_signal 65536] [--rounds 7] [--threads 2]
+    python benchmarks/train_step.py --peer PYTHON [--config v2] [--batch 2] [--n_signal 65536] [--rounds 7]
 
 PYTHON must be able to import `rave` (acids-rave 2.3.1; it sees this command's PYTHONPATH). Both sides run their own
 `training_step` on the same noise, without a Lightning trainer around it and without a valid crop (at 65,536 samples the
