@@ -40,6 +40,9 @@ def define(flags: absl_flags.FlagValues) -> None:
         "temperature", None, "scale of random latents (default: 0 for a run, as exported for a .ts)",
         lower_bound=0.0, flag_values=flags,
     )  # fmt: skip
+    absl_flags.DEFINE_float(
+        "noise", None, "gain of the noise branch of our own .ts (default: 1)", lower_bound=0.0, flag_values=flags
+    )
     absl_flags.DEFINE_integer("seed", 0, "of everything random, the same for each file", flag_values=flags)
     absl_flags.DEFINE_string("checkpoint", "last", "checkpoint of a run: last, best or step_N", flag_values=flags)
     absl_flags.DEFINE_bool("ema_weights", False, "play the averaged weights of a run", flag_values=flags)
@@ -80,14 +83,20 @@ def open_machine(flags: absl_flags.FlagValues) -> "Machine":
     from ..inference.reconstruct import machine_of
 
     path, live, device = flags["model"].value, flags["stream"].value, check_device(flags["device"].value)
-    temperature = flags["temperature"].value
+    temperature, noise = flags["temperature"].value, flags["noise"].value
     if path.endswith(".ts"):
         machine = machine_of_file(
-            Path(path), temperature=temperature, sample_rate=flags["sampling_rate"].value, device=device
+            Path(path),
+            temperature=temperature,
+            noise=noise,
+            sample_rate=flags["sampling_rate"].value,
+            device=device,
         )
         if live and not machine.streaming:
             raise UserError(f"{path} was exported without streaming and cannot play in blocks; leave --stream out")
         return machine
+    if noise is not None:
+        raise UserError("--noise is for an exported .ts; a run plays its noise branch as it was trained")
     codec, _ = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
     return machine_of(codec, live=live, temperature=temperature or 0.0, device=device)
 

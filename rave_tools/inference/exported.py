@@ -47,13 +47,19 @@ def _params(module: torch.jit.ScriptModule, method: str) -> list[int] | None:
 
 
 def machine_of_file(
-    path: Path, *, temperature: float | None = None, sample_rate: int | None = None, device: str = "cpu"
+    path: Path,
+    *,
+    temperature: float | None = None,
+    noise: float | None = None,
+    sample_rate: int | None = None,
+    device: str = "cpu",
 ) -> Machine:
     """Make a machine of an exported model.
 
     Args:
         path: a ``.ts`` with a method forward, or encode and decode.
-        temperature: scale of all that is random, where the model has that attribute; None leaves it as exported.
+        temperature: scale of the random latents, for our own exports; None leaves it as exported.
+        noise: gain of the decoder's noise branch, likewise.
         sample_rate: in hertz, for files that do not tell.
         device: where to compute.
 
@@ -78,8 +84,12 @@ def machine_of_file(
         return (playing.forward(x) if forward else playing.decode(playing.encode(x))).cpu()
 
     def prepare() -> None:
-        if temperature is not None and hasattr(holder[0], "set_temperature"):
-            holder[0].set_temperature(temperature)
+        for name, value in (("temperature", temperature), ("noise", noise)):
+            if value is None:
+                continue
+            if not hasattr(holder[0], f"set_{name}"):
+                raise ExportedModelError(f"{path} has no attribute {name}; leave --{name} out")
+            getattr(holder[0], f"set_{name}")(value)
         if hasattr(holder[0], "set_buffered"):
             holder[0].set_buffered(0)
 

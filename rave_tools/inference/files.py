@@ -248,12 +248,14 @@ def _process_file(job: Job, machine: Machine, choices: Choices, outcome: Outcome
         channels = layout.rows * machine.out_channels
         outcome.notes += _describe_changes(facts, machine, layout, rate)
         frames = None if facts.frames is None else round(facts.frames * rate / facts.sampling_rate)
-        blocks = _read(reader, layout, machine, lambda seconds: tell(job, seconds))
+        sound = Sound()
+        blocks = _read(reader, layout, machine, sound, lambda seconds: tell(job, seconds))
         writer: WavWriter | None = None
         back = Resampler(machine.sample_rate, rate, channels)
         try:
             for block in reconstruct(blocks, machine, chunk=choices.chunk):
-                audio = back(block.reshape(channels, -1).numpy())
+                sound.broken_output += int((~torch.isfinite(block)).sum())
+                audio = back(torch.nan_to_num(block).reshape(channels, -1).numpy())
                 writer = writer or WavWriter(
                     job.target, sample_rate=rate, channels=channels, subtype=choices.subtype, frames=frames
                 )
@@ -268,12 +270,29 @@ def _process_file(job: Job, machine: Machine, choices: Choices, outcome: Outcome
         outcome.written = True
         outcome.seconds = writer.frames / rate
         outcome.problem = reader.damage
+        if sound.broken_output:
+            outcome.problem = f"the model answered {sound.broken_output} samples that are not finite, made silent"
+        if sound.broken_input:
+            outcome.notes.append(f"{sound.broken_input} samples that are not finite made silent")
         if writer.clipped:
             outcome.notes.append(f"{writer.clipped} samples clipped (use --bits float to keep them)")
 
 
+@dataclass
+class Sound:
+    """What was not finite, in samples: one of them would spoil all that follows.
+
+    Attributes:
+        broken_input: in the file.
+        broken_output: in the model's answer.
+    """
+
+    broken_input: int = 0
+    broken_output: int = 0
+
+
 def _read(
-    reader: AudioReader, layout: Layout, machine: Machine, tell: Callable[[float], None]
+    reader: AudioReader, layout: Layout, machine: Machine, sound: Sound, tell: Callable[[float], None]
 ) -> Iterator[Tensor]:
     """The file at the machine's rate, (rows, C, n)."""
     rate = reader.facts.sampling_rate
@@ -283,6 +302,10 @@ def _read(
         samples = reader.read(BLOCK)
         done += samples.shape[1]
         ended = samples.shape[1] == 0
+        broken = int((~np.isfinite(samples)).sum())
+        if broken:
+            sound.broken_input += broken
+            samples = np.nan_to_num(samples, nan=0.0, posinf=0.0, neginf=0.0)
         samples = resampler.finish() if ended else resampler(samples)
         if samples.shape[1]:
             yield layout.arrange(torch.from_numpy(np.ascontiguousarray(samples)))

@@ -153,6 +153,20 @@ def test_clipping_is_counted(tmp_path):
     assert np.abs(read(tmp_path / "out" / "a.wav")[0]).max() <= 1
 
 
+def test_samples_that_are_not_finite_are_counted_on_both_sides(tmp_path):
+    audio = np.full(8000, 0.1, np.float32)
+    audio[100:103] = np.nan, np.inf, -np.inf
+    soundfile.write(tmp_path / "a.wav", audio, 8000, subtype="FLOAT")
+    jobs = plan([str(tmp_path / "a.wav")], str(tmp_path / "out"))
+    (outcome,) = run(jobs, echo())
+    assert not outcome.problem and "3 samples that are not finite made silent" in outcome.notes
+    machine = echo()
+    machine.process = lambda x: x * np.inf
+    (outcome,) = run(jobs, machine)
+    assert "not finite" in outcome.problem
+    assert np.isfinite(read(tmp_path / "out" / "a.wav")[0]).all()
+
+
 def test_a_long_file_is_read_in_blocks(tmp_path, make_codec):
     """Chunks bound what the model sees at once, whatever the length of the file."""
     machine = machine_of(make_codec(sampling_rate=8000), live=True)

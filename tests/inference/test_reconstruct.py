@@ -103,6 +103,8 @@ def test_a_foreign_file_plays_and_forgets_between_files(remembers, tmp_path):
     torch.jit.script(Foreign(remembers)).save(str(path))
     machine = machine_of_file(path)
     assert (machine.streaming, machine.sample_rate, machine.hop) == (remembers, 22050, 64)
+    with pytest.raises(ExportedModelError, match="no attribute temperature"):
+        machine_of_file(path, temperature=0.0)
     x = torch.randn(1, 1, 3000)
     expected = F.pad(x, (1, -1)) if remembers else x * 0.5
     for _ in range(2):
