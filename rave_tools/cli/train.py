@@ -87,6 +87,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     if "precision" in settings:
         settings["precision"] = PRECISIONS[settings["precision"]]
     machine = _machine(flags)
+    torch.set_float32_matmul_precision("high")  # as RAVE: TF32 on the GPUs that have it
     _check_precision(settings.get("precision", "32"), machine["accelerator"])
     text = loaded.operative(train, **settings)
     data = _data(values, loaded, flags["workers"].value)

@@ -22,6 +22,7 @@ class Progress:
         step: first one.
         report: takes whole lines.
         bar: draw a bar on standard error; otherwise a line every `seconds`.
+        best: validation distance to beat.
         seconds: see `bar`.
     """
 
@@ -33,6 +34,7 @@ class Progress:
         step: int,
         report: Callable[[str], None],
         bar: bool,
+        best: float = float("inf"),
         seconds: float = 30.0,
     ) -> None:
         self._schedule = schedule
@@ -41,7 +43,7 @@ class Progress:
         self._seconds = seconds
         self.estimate: Estimate | None = None
         self._last_line = float("-inf")
-        self._best = float("inf")
+        self._best = best
         self._bar = (
             tqdm(
                 total=max_steps,

@@ -142,7 +142,8 @@ def train(
         compile_networks(wrapper)
     past = dict((resume or {}).get("rave_tools", {}))
     average = _average(ema, resume)
-    bar = Progress(schedule=wrapper.schedule, max_steps=max_steps, step=step, report=report, bar=progress)
+    best = float(past.get("best_distance", float("inf")))
+    bar = Progress(schedule=wrapper.schedule, max_steps=max_steps, step=step, report=report, bar=progress, best=best)
     checkpoints = Checkpoints(
         run.save,
         save_every=save_every,
@@ -151,7 +152,7 @@ def train(
         facts=facts,
         ema=average,
         minutes=save_minutes,
-        best=float(past.get("best_distance", float("inf"))),
+        best=best,
     )
     interrupts = Interrupts(checkpoints.save_last, bar.line)
     trainer = _trainer(
