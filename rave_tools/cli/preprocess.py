@@ -53,7 +53,11 @@ def define(flags: absl_flags.FlagValues) -> None:
         "validation_share", 2.0, "percent of the sound set aside for validation, in whole files", flag_values=flags
     )
     absl_flags.DEFINE_integer(
-        "workers", None, "processes that decode; one per core if not given", flag_values=flags, lower_bound=1
+        "workers",
+        None,
+        "processes that decode; one per core if not given, 0 for none",
+        flag_values=flags,
+        lower_bound=0,
     )
     absl_flags.DEFINE_bool("strict", False, "a file that cannot be used whole is an error", flag_values=flags)
     absl_flags.DEFINE_bool(

@@ -235,7 +235,7 @@ def preprocess(
 
     Args:
         settings: what to make.
-        workers: processes that decode; None for one per core.
+        workers: processes that decode; None for one per core, 0 to decode in this one.
         strict: a file that cannot be used whole is an error.
         report: called as the run proceeds.
 
@@ -260,7 +260,7 @@ def preprocess(
     try:
         writer.truncate(sum(entry.records for entry in earlier))
         journal.restart(earlier)
-        sources = _record(settings, found, journal, writer, earlier, workers or _cores(), report)
+        sources = _record(settings, found, journal, writer, earlier, _cores() if workers is None else workers, report)
     finally:
         writer.close()
     summary = Summary(settings, divide(sources, settings.validation_share), dict(found.passed_over))
@@ -304,6 +304,14 @@ def _record(
                 )
             )
 
+    if workers == 0:
+        try:
+            for index, source in enumerate(found.sources[len(earlier) :], len(earlier)):
+                for item in outcome(source, settings.recipe, seed=index):
+                    receive(source, item)
+        finally:
+            recorder.close()
+        return recorder.entries
     decoding = Decoding(found.sources, len(earlier), settings.recipe, workers)
     try:
         decoding.run(receive)
