@@ -1,10 +1,12 @@
 """How far two tensors are apart."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, distributed
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
 
 Norm = Literal["L1", "L2"]
 
@@ -38,11 +40,12 @@ def mean_differences(
     """
     if norm not in ("L1", "L2"):
         raise ValueError(f"norm is {norm!r}; it is 'L1' or 'L2'")
-    differences = torch.stack([_mean(t.float() - v.float(), norm) for t, v in zip(targets, values, strict=True)])
+    difference = _MeanAbsoluteDifference.apply if norm == "L1" else F.mse_loss
+    differences = torch.stack([difference(v.float(), t.float()) for t, v in zip(targets, values, strict=True)])
     if not relative:
         return differences
     with torch.no_grad():
-        size = mean_over_processes(torch.stack([_mean(t.float(), norm) for t in targets]))
+        size = mean_over_processes(torch.stack([_mean_size(t.float(), norm) for t in targets]))
     return differences / size.clamp_min(SMALLEST_MEAN)
 
 
@@ -55,5 +58,23 @@ def mean_over_processes(value: Tensor) -> Tensor:
     return total / distributed.get_world_size()
 
 
-def _mean(x: Tensor, norm: Norm) -> Tensor:
+class _MeanAbsoluteDifference(torch.autograd.Function):
+    """Mean of |value - target|; walks over large feature maps half as often as a chain of operations would."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, target: Tensor) -> Tensor:
+        difference = value - target
+        if any(ctx.needs_input_grad):
+            ctx.save_for_backward(difference.sign())
+        return difference.abs_().mean()  # not a vector norm: that adds float32 naively, 1 % off at 10 million elements
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor | None]:
+        (sign,) = ctx.saved_tensors
+        towards = sign * (gradient / sign.numel())
+        return towards, -towards if ctx.needs_input_grad[1] else None
+
+
+def _mean_size(x: Tensor, norm: Norm) -> Tensor:
     return x.abs().mean() if norm == "L1" else x.square().mean()

@@ -74,6 +74,26 @@ def test_criteria_stay_in_float32_under_autocast() -> None:
     assert rounded.dtype == torch.float32
 
 
+@pytest.mark.parametrize("norm", ["L1", "L2"])
+def test_gradients_are_the_derivatives_on_both_sides(norm: str) -> None:
+    torch.manual_seed(0)
+    target, value = torch.randn(2, 50, requires_grad=True), torch.randn(2, 50, requires_grad=True)
+    difference = target - value
+    plain = difference.abs().mean() if norm == "L1" else difference.square().mean()
+    ours = distances.mean_difference(target, value, norm=norm)
+    torch.testing.assert_close(ours, plain)
+    for mine, other in zip(*(torch.autograd.grad(3 * loss, [target, value]) for loss in (ours, plain)), strict=True):
+        torch.testing.assert_close(mine, other)
+
+
+def test_means_of_millions_are_exact() -> None:
+    ones = torch.full((2**23,), 0.1)
+    torch.testing.assert_close(distances.mean_difference(ones, -ones), torch.tensor(0.2), rtol=1e-6, atol=0)
+    torch.testing.assert_close(
+        distances.mean_difference(ones, -ones, relative=True), torch.tensor(2.0), rtol=1e-6, atol=0
+    )
+
+
 def test_an_unknown_norm_is_named() -> None:
     with pytest.raises(ValueError, match="'L3'"):
         distances.mean_difference(torch.zeros(1), torch.zeros(1), norm="L3")
