@@ -69,10 +69,13 @@ class Monitor(Callback):
         self.waited = waited
         self._paused = 0.0
         self._pause_start = 0.0
+        self._started = False
 
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts the clock."""
-        self._mark(pl_module)
+    def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
+        """Starts the clock with the first batch: an estimate made before it is no training time."""
+        if not self._started:
+            self._started = True
+            self._mark(pl_module)
 
     def _mark(self, wrapper: AutoencoderTrainingWrapper) -> None:
         self._time, self._paused = time.monotonic(), 0.0

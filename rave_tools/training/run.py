@@ -283,7 +283,7 @@ def _trainer(
             accelerator="gpu" if accelerator == "cuda" else accelerator,
             devices=devices,
             strategy=GradientAveraging() if several else "auto",
-            sync_batchnorm=several and torch.cuda.is_available(),
+            sync_batchnorm=several and accelerator in ("auto", "cuda") and torch.cuda.is_available(),
             precision="32-true" if precision == "32" else precision,
             callbacks=callbacks,
             default_root_dir=root,

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from rave_tools.cli.main import main
 from rave_tools.runs import open_run
@@ -75,6 +76,29 @@ def test_resume_needs_nothing_else_and_says_what_changes(trained, capsys):
     assert (trained / "command.txt").read_text().count("# 20") == 2
     assert main(["train", "--resume", str(trained), "--max_steps", "5"]) == 1
     assert "raise --max_steps" in capsys.readouterr().err
+
+
+def test_a_run_in_two_halves_equals_a_whole_one(trained, database, tmp_path):
+    words = [
+        "train",
+        *TINY,
+        "--db_path",
+        str(database),
+        "--out_path",
+        str(tmp_path),
+        "--val_every",
+        "2",
+        "--noestimate",
+    ]
+    assert main([*words, "--name", "whole", "--max_steps", "5"]) == 0
+    assert main([*words, "--name", "half", "--max_steps", "3"]) == 0
+    assert (
+        main(["train", "--resume", str(tmp_path / "half"), "--max_steps", "5", "--workers", "0", "--noestimate"]) == 0
+    )
+    whole, half = open_run(tmp_path / "whole"), open_run(tmp_path / "half")
+    assert whole.facts["batches"] == half.facts["batches"] > 5
+    for name, weight in whole.state_dict.items():
+        assert torch.equal(weight, half.state_dict[name]), name
 
 
 def test_init_from_says_what_was_taken(trained, database, tmp_path, capsys):

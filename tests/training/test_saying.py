@@ -39,8 +39,13 @@ def test_table_of_v2_small_is_the_published_one(v2_small):
     assert summary.count_parameters([v2_small]) == 14_570_888
 
 
-def test_losses_and_weights_of_the_shipped_models_agree(v2_small):
-    v2_small.combiner.declare(v2_small.declared_losses())
+@pytest.mark.parametrize(
+    "files",
+    [["v1"], ["v2"], ["v2_small"], ["v2", "no_adversary"], ["v2_small", "causal"], ["rave_v2_musicnet_no_adversary"]],
+)
+def test_losses_and_weights_of_the_shipped_models_agree(files):
+    wrapper = config.load(files, ["CAPACITY = 8"]).build_argument(run.train, "wrapper")
+    wrapper.combiner.declare(wrapper.declared_losses())
 
 
 def test_receptive_field_and_crop_are_said(v2_small):
