@@ -174,8 +174,8 @@ def table(summary: Summary, *, seconds: float | None = None) -> list[str]:
         _row("referred to" if settings.lazy else "stored", len(used), summary.stored_seconds),
     ]
     lines += [
-        _row("  for training", sum(source.train_records > 0 for source in used), train),
-        _row("  for validation", sum(source.train_records < source.records for source in used), validation),
+        _row("  for training", sum(source.train_samples > 0 for source in used), train),
+        _row("  for validation", sum(source.train_samples < source.samples for source in used), validation),
     ]
     if summary.passed_over:
         others = ", ".join(
@@ -234,7 +234,7 @@ def _changes(summary: Summary) -> list[str]:
 
 
 def _division(summary: Summary) -> list[str]:
-    held = [source for source in summary.used if source.train_records < source.records]
+    held = [source for source in summary.used if source.train_samples < source.samples]
     if not summary.settings.validation_share:
         return ["  validation: no file set aside (--validation_share 0)"]
     if not held:

@@ -150,13 +150,7 @@ class Summary:
 
     def split_seconds(self) -> tuple[float, float]:
         """Seconds for training and for validation."""
-        chunk = self.settings.recipe.chunk
-        train = sum(
-            source.samples
-            if source.train_records == source.records
-            else min(source.samples, source.train_records * chunk)
-            for source in self.used
-        )
+        train = sum(source.train_samples for source in self.used)
         return train / self.settings.sampling_rate, self.stored_seconds - train / self.settings.sampling_rate
 
 
@@ -221,7 +215,7 @@ def survey(settings: Settings) -> Summary:
         entry = [item for item in outcome(source, recipe, seed=index) if isinstance(item, Source)][0]
         records = -(-entry.samples // recipe.chunk) if not settings.lazy else entry.records
         entries.append(replace(entry, records=records))
-    return Summary(settings, divide(entries, settings.validation_share), dict(found.passed_over))
+    return Summary(settings, _divide(entries, settings), dict(found.passed_over))
 
 
 def preprocess(
@@ -263,7 +257,7 @@ def preprocess(
         sources = _record(settings, found, journal, writer, earlier, _cores() if workers is None else workers, report)
     finally:
         writer.close()
-    summary = Summary(settings, divide(sources, settings.validation_share), dict(found.passed_over))
+    summary = Summary(settings, _divide(sources, settings), dict(found.passed_over))
     _check(summary, strict=strict)
     _complete(summary, journal)
     return summary
@@ -319,6 +313,10 @@ def _record(
         decoding.stop()
         recorder.close()
     return recorder.entries
+
+
+def _divide(sources: Sequence[Source], settings: Settings) -> list[Source]:
+    return divide(sources, settings.validation_share, chunk=None if settings.lazy else settings.recipe.chunk)
 
 
 def _check(summary: Summary, *, strict: bool) -> None:

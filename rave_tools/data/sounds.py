@@ -107,7 +107,7 @@ class StoredSound(Sound):
             used = [source for source in book if source.records]
             records = np.array([source.records for source in used])
             high = np.array([source.samples for source in used], np.int64)
-            border = np.array([source.train_records for source in used], np.int64) * self.chunk
+            border = np.array([source.train_samples for source in used], np.int64)
             if records.sum() != len(self._store):
                 raise DataError(
                     f"{self._database}: {BOOK_FILE} lists {records.sum()} records and the database holds "
@@ -162,10 +162,7 @@ class LazySound(Sound):
             paths = [source.path for source in used]
             high = np.array([source.samples for source in used], np.int64)
             rates = np.array([source.rate for source in used])
-            share = (self.facts.extra or {}).get("validation_seconds", 0) / max(self.facts.seconds, 1e-9)
-            border = np.where([source.train_records > 0 for source in used], high, 0)
-            if len(used) == 1 and share == 0:
-                border = (high * (100 - FOREIGN_VALIDATION_SHARE)) // 100
+            border = np.array([source.train_samples for source in used], np.int64)
         else:
             store = ExampleStore(self._database)
             references = [store.metadata(index) for index in range(len(store))]

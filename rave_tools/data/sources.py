@@ -43,7 +43,7 @@ class Source:
         found_seconds: length of the sound in it; what its header says where it could not be decoded.
         samples: stored (or, lazily, referred to), per channel at the database's rate, padding not counted.
         records: stored.
-        train_records: how many of them, counted from the first, are for training; the others are for validation.
+        train_samples: how many of the samples, counted from the first, are for training; the others are for validation.
         rate: of the file, in hertz.
         channels: of the file.
         skipped: the reason why nothing of it is used; empty for a file in use.
@@ -56,7 +56,7 @@ class Source:
     found_seconds: float = 0.0
     samples: int = 0
     records: int = 0
-    train_records: int = 0
+    train_samples: int = 0
     rate: int = 0
     channels: int = 0
     skipped: str = ""
@@ -109,11 +109,12 @@ def search(input_paths: Sequence[str], extensions: Sequence[str] = EXTENSIONS) -
     wanted = {extension.lower().lstrip(".") for extension in extensions}
     found: dict[str, Source] = {}
     passed_over: Counter[str] = Counter()
+    seen: set[str] = set()
     for given in input_paths:
         root = Path(given).expanduser()
         if not root.exists():
             raise StoreError(f"{given}: no such file or folder (given as --input_path)")
-        for path in [root] if root.is_file() else _walk(root, set()):
+        for path in [root] if root.is_file() else _walk(root, seen):
             extension = path.suffix.lower().lstrip(".")
             if not root.is_file() and (extension not in wanted or path.name.startswith("._")):
                 passed_over[extension or "no extension"] += 1
@@ -123,39 +124,52 @@ def search(input_paths: Sequence[str], extensions: Sequence[str] = EXTENSIONS) -
     return Search(list(found.values()), passed_over)
 
 
-def divide(sources: Sequence[Source], share: float) -> list[Source]:
+def divide(sources: Sequence[Source], share: float, *, chunk: int | None) -> list[Source]:
     """Set files aside for validation, so that no recording is on both sides.
 
     Files are drawn in the order of a hash of their names, so that the choice depends neither on the run nor on the
-    number of workers. A single file cannot be divided by file: its last records are set aside.
+    number of workers. A single file cannot be divided by file: its end is set aside.
 
     Args:
         sources: all entries, unused ones included.
         share: percent of the seconds that validation should have; 0 for none.
+        chunk: samples per record, which are not divided; None for a lazy database.
 
     Returns:
-        The same entries with `train_records` set.
+        The same entries with `train_samples` set.
     """
     used = [index for index, source in enumerate(sources) if source.records]
-    train = {index: sources[index].records for index in used}
-    target = sum(sources[index].samples for index in used) * share / 100
-    if len(used) == 1 and share > 0:
-        records = sources[used[0]].records
-        train[used[0]] = records - (max(1, round(records * share / 100)) if records > 1 else 0)
-    elif share > 0:
-        order = sorted(
-            used,
-            key=lambda index: hashlib.sha1(Path(sources[index].path).name.encode()).digest() + index.to_bytes(8, "big"),
-        )
-        fitting = [index for index in order if sources[index].samples <= 2 * target]
-        fitting = fitting or sorted(order, key=lambda index: sources[index].samples)[:1]
-        total = 0
-        for index in fitting[: len(used) - 1]:
-            if total >= target:
-                break
+    train = {index: sources[index].samples for index in used}
+    if share > 0:
+        if len(used) == 1:
+            train[used[0]] = _without_end(sources[used[0]], share, chunk)
+        for index in _held_files(sources, used, share):
             train[index] = 0
-            total += sources[index].samples
-    return [replace(source, train_records=train.get(index, 0)) for index, source in enumerate(sources)]
+    return [replace(source, train_samples=train.get(index, 0)) for index, source in enumerate(sources)]
+
+
+def _without_end(source: Source, share: float, chunk: int | None) -> int:
+    if chunk is None:
+        return round(source.samples * (1 - share / 100))
+    held = max(1, round(source.records * share / 100)) if source.records > 1 else 0
+    return min(source.samples, (source.records - held) * chunk)
+
+
+def _held_files(sources: Sequence[Source], used: Sequence[int], share: float) -> list[int]:
+    """Files whose length comes near the share; never all, and none that is far longer than the share."""
+    target = sum(sources[index].samples for index in used) * share / 100
+    order = sorted(
+        used,
+        key=lambda index: hashlib.sha1(Path(sources[index].path).name.encode()).digest() + index.to_bytes(8, "big"),
+    )
+    fitting = [index for index in order if sources[index].samples <= 2 * target]
+    fitting = fitting or sorted(order, key=lambda index: sources[index].samples)[:1]
+    held: list[int] = []
+    for index in fitting[: len(used) - 1]:
+        if sum(sources[other].samples for other in held) >= target:
+            break
+        held.append(index)
+    return held
 
 
 def _line(content: Mapping[str, Any]) -> str:

@@ -194,6 +194,8 @@ class Derivative(Transform):
 class Integrator(Transform):
     """Undoes :class:`Derivative` above a corner of 10 Hz, for listening; leaky, so that an offset dies away.
 
+    Twice the filter of acids-rave, whose derivative and integrator together halve the level.
+
     Attributes:
         corner: in hertz.
         sampling_rate: in hertz.
@@ -206,9 +208,9 @@ class Integrator(Transform):
         """See :class:`Transform`."""
         alpha = 1 / (1 + 2 * np.pi * self.corner / _rate(self))
         square = alpha * alpha
-        return scipy.signal.lfilter([square, -square], [1, -2 * alpha, square], audio.astype(np.float64)).astype(
-            np.float32
-        )
+        return scipy.signal.lfilter(
+            [2 * square, -2 * square], [1, -2 * alpha, square], audio.astype(np.float64)
+        ).astype(np.float32)
 
 
 @dataclass(frozen=True)

@@ -34,11 +34,15 @@ def chirp(seconds: float, *, channels: int = 2, rate: int = RATE, seed: int = 0,
     """A rising tone with a little noise, different in every channel; float32 (C, T), peak below 0.6."""
     time = np.arange(round(seconds * rate)) / rate
     generator = np.random.default_rng(seed)
-    tones = [np.sin(2 * np.pi * (200 + 50 * (seed % 7) + 90 * channel + 150 * time) * time) for channel in range(channels)]
+    tones = [
+        np.sin(2 * np.pi * (200 + 50 * (seed % 7) + 90 * channel + 150 * time) * time) for channel in range(channels)
+    ]
     return (0.5 * np.stack(tones) + noise * generator.standard_normal((channels, len(time)))).astype(np.float32)
 
 
-def write(path: Path, audio: np.ndarray, *, rate: int = RATE, file_format: str = "WAV", subtype: str = "PCM_16") -> Path:
+def write(
+    path: Path, audio: np.ndarray, *, rate: int = RATE, file_format: str = "WAV", subtype: str = "PCM_16"
+) -> Path:
     """Write plain audio."""
     path.parent.mkdir(parents=True, exist_ok=True)
     soundfile.write(path, audio.T, rate, format=file_format, subtype=subtype)

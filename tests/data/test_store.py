@@ -8,13 +8,24 @@ import numpy as np
 import pytest
 import yaml
 
-from rave_tools.data.store import DatabaseFacts, ExampleCodec, ExampleStore, ExampleWriter, StoreError, key_of, read_facts, write_facts
+from rave_tools.data.store import (
+    DatabaseFacts,
+    ExampleCodec,
+    ExampleStore,
+    ExampleWriter,
+    StoreError,
+    key_of,
+    read_facts,
+    write_facts,
+)
 
 
 def records(count, *, channels=2, samples=1000, seed=0):
     pcm = np.random.default_rng(seed).integers(-32768, 32767, (count, channels, samples), dtype=np.int16)
     codec = ExampleCodec()
-    return pcm, [codec.audio(item.tobytes(), channels=channels, sampling_rate=22050, metadata={"path": "a.wav"}) for item in pcm]
+    return pcm, [
+        codec.audio(item.tobytes(), channels=channels, sampling_rate=22050, metadata={"path": "a.wav"}) for item in pcm
+    ]
 
 
 def make(folder, count, **shape):
