@@ -3,9 +3,10 @@
     python benchmarks/train_step.py --peer PYTHON [--config v2] [--batch 2] [--n_signal 65536] [--rounds 7]
 
 PYTHON must be able to import `rave` (acids-rave 2.3.1; it sees this command's PYTHONPATH). Both sides run their own
-`training_step` on the same noise, without a Lightning trainer around it and without a valid crop (at 65,536 samples the
-peer's leaves less than a window). Every phase has a process of its own on each side; the two work in turn, never
-together. A cycle of phase 2 is one discriminator step and the three generator steps until the next one.
+`training_step` on the same noise, without a Lightning trainer around it and without a valid crop (at 65,536 samples
+the peer's leaves less than a window). Every phase has a process of its own on each side; the two work in turn, never
+together. `cpu` is the time of all threads together, which other work on the machine disturbs less. A cycle of phase 2
+is one discriminator step and the three generator steps until the next one.
 """
 
 import argparse
@@ -16,12 +17,14 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import defaultdict
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
 ROOT = Path(__file__).resolve().parents[1]
 KINDS = {1: ["generator"], 2: ["generator", "discriminator"]}
+CLOCKS = ("wall", "cpu")
 GENERATOR_STEPS_PER_CYCLE = 3
 
 
@@ -87,11 +90,11 @@ def work(side: str, arguments: argparse.Namespace) -> None:
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     for line in sys.stdin:
-        start = time.perf_counter()
+        start, start_cpu = time.perf_counter(), time.process_time()
         step(audio, line.strip())
-        elapsed = time.perf_counter() - start
+        elapsed, elapsed_cpu = time.perf_counter() - start, time.process_time() - start_cpu
         memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
-        sys.stdout.write(json.dumps({"seconds": elapsed, "peak_gib": memory}) + "\n")
+        sys.stdout.write(json.dumps({"wall": elapsed, "cpu": elapsed_cpu, "peak_gib": memory}) + "\n")
         sys.stdout.flush()
 
 
@@ -129,13 +132,13 @@ class Side:
         self._read()
         self.peak_gib = 0.0
 
-    def step(self, kind: str) -> float:
-        """Seconds of one step."""
+    def step(self, kind: str) -> dict[str, float]:
+        """Seconds of one step, by both clocks."""
         self.process.stdin.write(kind + "\n")
         self.process.stdin.flush()
         answer = json.loads(self._read())
         self.peak_gib = answer["peak_gib"]
-        return answer["seconds"]
+        return answer
 
     def _read(self) -> str:
         line = self.process.stdout.readline()
@@ -149,23 +152,23 @@ class Side:
         self.process.wait()
 
 
-def measure(phase: int, arguments: argparse.Namespace) -> dict[str, dict[str, list[float]]]:
-    """Seconds per side and kind of step, the sides in turn."""
+def measure(phase: int, arguments: argparse.Namespace) -> dict[str, dict[tuple[str, str], list[float]]]:
+    """Seconds per side, kind of step and clock, the sides in turn; and the peak memory under ("", "peak_gib")."""
     sides = {
         "peer": Side(arguments.peer, "peer", phase, arguments),
         "ours": Side(sys.executable, "ours", phase, arguments),
     }
-    seconds: dict[str, dict[str, list[float]]] = {name: {kind: [] for kind in KINDS[phase]} for name in sides}
+    found: dict[str, dict[tuple[str, str], list[float]]] = {name: defaultdict(list) for name in sides}
     for round_ in range(arguments.rounds + 1):
         for kind in KINDS[phase]:
             for name, side in sides.items():
-                taken = side.step(kind)
-                if round_:  # the first one warms up
-                    seconds[name][kind].append(taken)
+                answer = side.step(kind)
+                for clock in CLOCKS if round_ else ():  # the first one warms up
+                    found[name][kind, clock].append(answer[clock])
     for name, side in sides.items():
-        seconds[name]["peak_gib"] = [side.peak_gib]
+        found[name]["", "peak_gib"] = [side.peak_gib]
         side.close()
-    return seconds
+    return found
 
 
 def row(name: str, peer: list[float], ours: list[float], unit: str) -> str:
@@ -192,17 +195,20 @@ def main() -> None:
     print(f"{arguments.config}, batch {arguments.batch}, {arguments.n_signal} samples, {arguments.threads} threads")
     print(f"{'':26s} {'peer':>8s} {'ours':>8s} {'':4s} {'ratio':>7s}")
     for phase in [arguments.phase] if arguments.phase else [1, 2]:
-        seconds = measure(phase, arguments)
-        peer, ours = seconds["peer"], seconds["ours"]
-        for kind in KINDS[phase]:
-            print(row(f"phase {phase} {kind} step", peer[kind], ours[kind], "s"))
-        if phase == 2:
-            cycles = [
-                [GENERATOR_STEPS_PER_CYCLE * g + d for g, d in zip(s["generator"], s["discriminator"], strict=True)]
-                for s in (peer, ours)
-            ]
-            print(row(f"phase 2 cycle of {GENERATOR_STEPS_PER_CYCLE + 1}", *cycles, "s"))
-        print(row(f"phase {phase} peak memory", peer["peak_gib"], ours["peak_gib"], "GiB"))
+        found = measure(phase, arguments)
+        peer, ours = found["peer"], found["ours"]
+        for clock in CLOCKS:
+            for kind in KINDS[phase]:
+                print(row(f"phase {phase} {kind} {clock}", peer[kind, clock], ours[kind, clock], "s"))
+            if phase == 2:
+                print(row(f"phase 2 cycle {clock}", cycle(peer, clock), cycle(ours, clock), "s"))
+        print(row(f"phase {phase} peak memory", peer["", "peak_gib"], ours["", "peak_gib"], "GiB"))
+
+
+def cycle(found: dict[tuple[str, str], list[float]], clock: str) -> list[float]:
+    """Seconds of whole cycles of phase 2."""
+    pairs = zip(found["generator", clock], found["discriminator", clock], strict=True)
+    return [GENERATOR_STEPS_PER_CYCLE * generator + critic for generator, critic in pairs]
 
 
 if __name__ == "__main__":
