@@ -10,7 +10,7 @@ VERSION = re.search(r'__version__ = "(.+?)"', (HERE / "rave_tools" / "__init__.p
 README = HERE / "README.md"
 
 REQUIRED = [
-    "torch>=2.2",
+    "torch>=2.4",
     "lightning>=2.2",
     "gin-config>=0.5",
     "cached-conv>=2.5",

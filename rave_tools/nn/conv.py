@@ -5,7 +5,7 @@ ours: they need no global switch, keep state-dict keys and take the least delay 
 """
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from cached_conv import convs as cached
@@ -107,11 +107,14 @@ class Conv1d(WeightNormed, cached.Conv1d, Streamable):
 
     def convolve(self, x: Tensor) -> Tensor:
         """The layer itself, for subclasses (TorchScript knows no super)."""
+        margin = 0
         if self.streaming:
             x = self.memory(x)
+        elif self.margins[0] == self.margins[1]:
+            margin = self.margins[0]  # the convolution's own padding saves a copy of the signal
         else:
             x = F.pad(x, self.margins)
-        return F.conv1d(x, self.kernel(), self.bias, self.stride, 0, self.dilation, self.groups)
+        return F.conv1d(x, self.kernel(), self.bias, self.stride, margin, self.dilation, self.groups)
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C', T / stride)."""
@@ -181,7 +184,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
 class PlainConv1d(WeightNormed, nn.Conv1d):
     """torch.nn.Conv1d with weight normalisation inside, for networks that never stream (discriminators)."""
 
-    def __init__(self, *args: int, weight_norm: bool = False, **kwargs: int) -> None:
+    def __init__(self, *args: Any, weight_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.init_weight_norm(weight_norm)
 
@@ -193,7 +196,7 @@ class PlainConv1d(WeightNormed, nn.Conv1d):
 class Conv2d(WeightNormed, nn.Conv2d):
     """torch.nn.Conv2d with weight normalisation inside, for networks that never stream (discriminators)."""
 
-    def __init__(self, *args: int, weight_norm: bool = False, **kwargs: int) -> None:
+    def __init__(self, *args: Any, weight_norm: bool = False, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.init_weight_norm(weight_norm)
 
