@@ -18,7 +18,7 @@ class Adversary(nn.Module):
     discriminator step needs none through the generator. Leaving these out halves the cost of a step.
 
     Args:
-        discriminator: (B, C, T) -> one Features per scale.
+        discriminator: (B, C, T) -> one Features per scale, the batch first in each tensor.
         discriminator_loss: (real logits, fake logits) -> scalar, summed over the scales.
         generator_loss: (fake logits) -> scalar, summed over the scales.
         feature_matching: (real features, fake features) -> scalar; None leaves that loss out.
@@ -41,6 +41,8 @@ class Adversary(nn.Module):
     def discriminator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
         """What the discriminator minimises, and its mean verdicts.
 
+        Real and generated audio pass as one batch: the weights are prepared once, and the gradient written once.
+
         Args:
             target: real audio. Shape (B, C, T).
             estimate: generated audio, detached here whatever the caller did. Shape (B, C, T).
@@ -48,14 +50,12 @@ class Adversary(nn.Module):
         Returns:
             `discriminator` (the loss), `score_real` and `score_fake` (detached, to be watched).
         """
-        real = _in_float32(self.discriminator(target))
-        fake = _in_float32(self.discriminator(estimate.detach()))
+        scales = self.discriminator(torch.cat([target, estimate.detach()]))
+        verdicts = [scale.logits.float().chunk(2) for scale in scales]
         return {
-            "discriminator": _total(
-                self.discriminator_loss(r.logits, f.logits) for r, f in zip(real, fake, strict=True)
-            ),
-            "score_real": _total(r.logits.detach().mean() for r in real),
-            "score_fake": _total(f.logits.detach().mean() for f in fake),
+            "discriminator": _total(self.discriminator_loss(real, fake) for real, fake in verdicts),
+            "score_real": _total(real.detach().mean() for real, _ in verdicts),
+            "score_fake": _total(fake.detach().mean() for _, fake in verdicts),
         }
 
     def generator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:

@@ -88,8 +88,8 @@ def match(real: list[Features], fake: list[Features]) -> Tensor:
     )
 
 
-def adam(lr: float):
-    return lambda parameters: torch.optim.Adam(parameters, lr, (0.5, 0.9))
+def adam(lr: float, eps: float = 1e-8):
+    return lambda parameters: torch.optim.Adam(parameters, lr, (0.5, 0.9), eps)
 
 
 def total(losses):
