@@ -88,7 +88,10 @@ def go(tmp_path, wrapper, peer, updates):
 
 
 def compare(watch, wrapper, peer):
-    """Losses to 1e-5; gradients to the peer's own rounding error, 1e-4 here, then to what Adam's division makes of it."""
+    """Losses to 1e-5, gradients to 1e-4.
+
+    That is the peer's own rounding error against float64; after the first update, what Adam's division makes of it.
+    """
     for index, (step, losses, gradients) in enumerate(zip(peer["steps"], watch.losses, watch.gradients, strict=True)):
         for name, value in step["logged"].items():
             mine = NAMES.get(name, name)
@@ -101,9 +104,9 @@ def compare(watch, wrapper, peer):
     state = wrapper.state_dict()
     for name, value in peer["final"].items():
         if ours(name) in state and value.is_floating_point() and "latent" not in name and name != "fidelity":
-            moved = (value - peer["initial"][name]).abs().max()
-            difference = (state[ours(name)] - value).abs().max()
-            assert difference <= 1e-6 + 0.1 * moved, (name, difference, moved)
+            moved = (value - peer["initial"][name]).square().mean().sqrt()
+            difference = (state[ours(name)] - value).square().mean().sqrt()
+            assert difference <= 1e-6 + 0.05 * moved, (name, difference, moved)
 
 
 def test_representation_learning_takes_the_peers_steps(tmp_path):
