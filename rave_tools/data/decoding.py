@@ -45,10 +45,12 @@ class Chunk:
     Attributes:
         pcm: int16, channel after channel.
         valid: samples per channel that are sound; the others are padding.
+        done: how much of the file has been decoded, from 0 to 1.
     """
 
     pcm: bytes
     valid: int
+    done: float
 
 
 def fit_channels(audio: np.ndarray, channels: int, downmix: str) -> np.ndarray:
@@ -104,8 +106,8 @@ def to_int16(audio: np.ndarray, scratch: np.ndarray) -> tuple[np.ndarray, float]
 class Cutter:
     """Collects blocks of a file's channels into records."""
 
-    def __init__(self, recipe: Recipe, channels: int, seed: int):
-        self._recipe = recipe
+    def __init__(self, recipe: Recipe, channels: int, *, seed: int, expected: float):
+        self._recipe, self._expected = recipe, expected
         self._buffer = np.zeros((channels, recipe.chunk), np.int16)
         self._scratch = np.empty((channels, BLOCK), np.float32)
         self._filled = 0
@@ -140,7 +142,7 @@ class Cutter:
         rows = self._buffer[:, :length]
         if rows.shape[0] > self._recipe.channels:
             rows = rows[np.sort(self._random.choice(rows.shape[0], self._recipe.channels, replace=False))]
-        return Chunk(rows.tobytes(), valid)
+        return Chunk(rows.tobytes(), valid, min(1.0, self.samples / self._expected) if self._expected else 1.0)
 
 
 def _notes(reader: AudioReader, frames: int, peak: float) -> tuple[str, ...]:
@@ -188,11 +190,12 @@ def decode(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | Sou
             block = fit_channels(block, recipe.channels, recipe.downmix)
             if resampler is None or cutter is None:
                 resampler = Resampler(facts.sampling_rate, recipe.sampling_rate, block.shape[0])
-                cutter = Cutter(recipe, block.shape[0], seed)
+                expected = (facts.seconds or 0.0) * recipe.sampling_rate
+                cutter = Cutter(recipe, block.shape[0], seed=seed, expected=expected)
             ended = block.shape[1] == 0
             for chunk in cutter.push(resampler.finish() if ended else resampler(block)):
                 if silent_so_far and cutter.peak * 32768 < 0.5:
-                    held.append(Chunk(b"", chunk.valid))
+                    held.append(replace(chunk, pcm=b""))
                     continue
                 if silent_so_far:
                     yield from _silence(held, recipe)
@@ -221,7 +224,7 @@ def decode(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | Sou
 
 def _silence(held: list[Chunk], recipe: Recipe) -> Iterator[Chunk]:
     for chunk in held:
-        yield Chunk(bytes(2 * recipe.channels * chunk.valid), chunk.valid)
+        yield replace(chunk, pcm=bytes(2 * recipe.channels * chunk.valid))
 
 
 def look(source: Source, recipe: Recipe) -> Source:
@@ -239,11 +242,8 @@ def look(source: Source, recipe: Recipe) -> Source:
     """
     with open_audio(source.path) as reader:
         facts = reader.facts
-        frames, first = facts.frames, reader.read(4096).shape[1]
-        if first and not frames:
-            frames = first
-            while (count := reader.read(BLOCK).shape[1]) > 0:
-                frames += count
+        first = reader.read(4096).shape[1]
+        frames = reader.count() if first else 0
         damage = reader.damage
     if not first or not frames:
         return replace(source, rate=facts.sampling_rate, channels=facts.channels, skipped=damage or "holds no samples")
@@ -272,7 +272,9 @@ def outcome(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | So
 
 
 def work(connection: Connection, recipe: Recipe) -> None:
-    """The main function of a worker process: takes (index, source) tasks, sends (index, valid | entry) and samples.
+    """The main function of a worker process.
+
+    It takes (index, source) tasks; for every chunk it sends (valid, done) and then the samples, and last the entry.
 
     Args:
         connection: to the process that writes; None as a task ends the worker.
@@ -284,9 +286,9 @@ def work(connection: Connection, recipe: Recipe) -> None:
             index, source = task
             for item in outcome(source, recipe, seed=index):
                 if isinstance(item, Chunk):
-                    connection.send((index, item.valid))
+                    connection.send((item.valid, item.done))
                     connection.send_bytes(item.pcm)
                 else:
-                    connection.send((index, item))
+                    connection.send(item)
     except (EOFError, OSError):
         connection.close()  # the writing process has stopped listening: nothing is left to do

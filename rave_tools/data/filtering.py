@@ -89,7 +89,9 @@ def _states(pushed: np.ndarray, q: np.ndarray, a2: float, determinant: float) ->
     return np.ascontiguousarray(states.transpose(1, 2, 0), np.float32)
 
 
-def follow(magnitude: np.ndarray, *, attack: float, release: float, sampling_rate: int) -> np.ndarray:
+def follow(
+    magnitude: np.ndarray, *, attack: float, release: float, sampling_rate: int, initial: float = 0.0
+) -> np.ndarray:
     """Smoothed level: a one-pole filter with one coefficient for rising and one for falling.
 
     Args:
@@ -97,6 +99,7 @@ def follow(magnitude: np.ndarray, *, attack: float, release: float, sampling_rat
         attack: time constant in seconds while rising.
         release: time constant in seconds while falling.
         sampling_rate: in hertz.
+        initial: level before the first sample.
 
     Returns:
         Shape (T,), float64.
@@ -106,8 +109,8 @@ def follow(magnitude: np.ndarray, *, attack: float, release: float, sampling_rat
         for seconds in (attack, release)
     )
     if up == down:
-        return scipy.signal.lfilter([up], [1, up - 1], magnitude)
-    level, result = 0.0, []
+        return scipy.signal.lfilter([up], [1, up - 1], magnitude, zi=[(1 - up) * initial])[0]
+    level, result = initial, []
     for value in magnitude.tolist():
         difference = value - level
         level += difference * (up if difference > 0 else down)

@@ -5,7 +5,9 @@ file of any size passes in constant memory. A thread writes: while it waits for 
 """
 
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -29,6 +31,7 @@ from rave_tools.data.store import METADATA_FILE, DatabaseFacts, ExampleWriter, w
 from rave_tools.errors import UserError
 
 FORMAT = 1
+LOCK_FILE = "preprocess.lock"
 
 
 class PreprocessError(UserError):
@@ -192,7 +195,7 @@ def _refuse_foreign_folder(database: Path) -> None:
             f"{database}: holds an unfinished database that another tool made; "
             "delete it or choose another --output_path"
         )
-    if not ours and any(database.iterdir()):
+    if not ours and any(path.name not in (LOCK_FILE, f"{JOURNAL_FILE}.draft") for path in database.iterdir()):
         raise PreprocessError(f"{database}: this folder is not empty; --output_path must name a new or empty one")
 
 
@@ -210,11 +213,14 @@ def survey(settings: Settings) -> Summary:
     """
     found = _search(settings)
     recipe = replace(settings.recipe, lazy=True)
-    entries = []
-    for index, source in enumerate(found.sources):
-        entry = [item for item in outcome(source, recipe, seed=index) if isinstance(item, Source)][0]
+
+    def estimate(source: Source) -> Source:
+        entry = next(item for item in outcome(source, recipe, seed=0) if isinstance(item, Source))
         records = -(-entry.samples // recipe.chunk) if not settings.lazy else entry.records
-        entries.append(replace(entry, records=records))
+        return replace(entry, records=records)
+
+    with ThreadPoolExecutor(8) as threads:
+        entries = list(threads.map(estimate, found.sources))
     return Summary(settings, _divide(entries, settings), dict(found.passed_over))
 
 
@@ -248,19 +254,47 @@ def preprocess(
         check_same_settings(database, made_with, settings.identity())
         return Summary(settings, sources, already_complete=True)
     found = _search(settings)
+    with _alone(database):
+        sources = _make(settings, found, _cores() if workers is None else workers, report)
+        summary = Summary(settings, _divide(sources, settings), dict(found.passed_over))
+        _check(summary, strict=strict)
+        _complete(summary)
+    return summary
+
+
+@contextmanager
+def _alone(database: Path) -> Iterator[None]:
+    """Keep a second run out of the folder; the system lifts the lock when a process ends, however it ends."""
+    try:
+        database.mkdir(parents=True, exist_ok=True)
+        file = open(database / LOCK_FILE, "w")  # noqa: SIM115 (closed below; only opening it is guarded)
+    except OSError as error:
+        raise PreprocessError(f"{database}: cannot write here ({error.strerror or error})") from error
+    with file:
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except ImportError:
+            pass  # Windows has no flock, and forbids by itself what a second run would do
+        except BlockingIOError as error:
+            raise PreprocessError(f"{database}: another run is writing here; wait for it to end") from error
+        yield
+    (database / LOCK_FILE).unlink(missing_ok=True)
+
+
+def _make(settings: Settings, found: Search, workers: int, report: Callable[[Progress], None] | None) -> list[Source]:
+    """Fill the database, going on where an earlier run stopped."""
+    database = Path(settings.output_path)
     journal = Journal(database, settings.identity())
     earlier = _matching_prefix(journal.entries() or [], found.sources)
+    journal.restart(earlier)
     writer = ExampleWriter(database)
     try:
         writer.truncate(sum(entry.records for entry in earlier))
-        journal.restart(earlier)
-        sources = _record(settings, found, journal, writer, earlier, _cores() if workers is None else workers, report)
+        return _record(settings, found, journal, writer, earlier, workers, report)
     finally:
         writer.close()
-    summary = Summary(settings, _divide(sources, settings), dict(found.passed_over))
-    _check(summary, strict=strict)
-    _complete(summary, journal)
-    return summary
 
 
 def _record(
@@ -273,30 +307,29 @@ def _record(
     report: Callable[[Progress], None] | None,
 ) -> list[Source]:
     """Decode and write everything that is not yet there."""
-    total = sum(source.size for source in found.sources)
     recorder = Recorder(settings.recipe, journal, writer, list(earlier))
-    done = sum(source.size for source in earlier)
-    samples = sum(source.samples for source in earlier)
+    progress = Progress(
+        files_done=len(earlier),
+        files=len(found.sources),
+        bytes_done=sum(source.size for source in earlier),
+        bytes=sum(source.size for source in found.sources),
+        seconds=sum(source.samples for source in earlier) / settings.sampling_rate,
+        resumed=len(earlier),
+    )
+    bytes_before = progress.bytes_done
 
     def receive(source: Source, item: Chunk | Source) -> None:
-        nonlocal done, samples
+        nonlocal progress, bytes_before
         if isinstance(item, Chunk):
             recorder.chunk(source, item)
-            samples += item.valid
+            seconds = progress.seconds + item.valid / settings.sampling_rate
+            progress = replace(progress, seconds=seconds, bytes_done=bytes_before + int(item.done * source.size))
         else:
             recorder.end(item)
-            done += source.size
+            bytes_before += source.size
+            progress = replace(progress, files_done=len(recorder.entries), bytes_done=bytes_before)
         if report is not None:
-            report(
-                Progress(
-                    len(recorder.entries),
-                    len(found.sources),
-                    done,
-                    total,
-                    samples / settings.sampling_rate,
-                    len(earlier),
-                )
-            )
+            report(progress)
 
     if workers == 0:
         try:
@@ -338,7 +371,7 @@ def _check(summary: Summary, *, strict: bool) -> None:
         )
 
 
-def _complete(summary: Summary, journal: Journal) -> None:
+def _complete(summary: Summary) -> None:
     settings = summary.settings
     database = Path(settings.output_path)
     train, validation = summary.split_seconds()
@@ -356,7 +389,7 @@ def _complete(summary: Summary, journal: Journal) -> None:
     write_facts(
         database, DatabaseFacts(settings.channels, settings.sampling_rate, summary.stored_seconds, settings.lazy, extra)
     )
-    journal.remove()
+    (database / JOURNAL_FILE).unlink(missing_ok=True)
 
 
 def _cores() -> int:

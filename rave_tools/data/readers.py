@@ -18,6 +18,7 @@ PREROLL_SECONDS = {"vorbis": 0.06, "opus": 0.1, "flac": 0.0}
 
 PREROLL_SECONDS_OTHERWISE = 0.25
 VOTES = 7
+GUESSED_LENGTH = ("mp3", "aac")
 
 
 class AudioError(UserError):
@@ -59,6 +60,9 @@ class AudioReader(Protocol):
 
     def seek(self, frame: int) -> None:
         """Make `frame` the next sample to be read."""
+
+    def count(self) -> int:
+        """Samples per channel, counted where the header does not know them; moves the position."""
 
     def close(self) -> None:
         """Release the file."""
@@ -115,6 +119,10 @@ class PlainReader(_Reader):
             self._file.seek(self._position)
         except (soundfile.LibsndfileError, OSError) as error:
             raise AudioError(f"{self.facts.path}: cannot seek to sample {frame} ({reason_of(error)})") from error
+
+    def count(self) -> int:
+        """See :class:`AudioReader`."""
+        return int(self._file.frames)
 
     def close(self) -> None:
         """See :class:`AudioReader`."""
@@ -259,6 +267,18 @@ class ContainerReader(_Reader):
             raise AudioError(f"{self.facts.path}: cannot seek to sample {frame} ({reason_of(error)})") from error
         self._stream.codec_context.flush_buffers()
         self._restart(sought=max(frame, 0))
+
+    def count(self) -> int:
+        """See :class:`AudioReader`.
+
+        For raw mp3 and AAC, whose length FFmpeg guesses from the bit rate of the beginning, the packets are added up.
+        """
+        if self.facts.frames and self._container.format.name not in GUESSED_LENGTH:
+            return self.facts.frames
+        self.seek(0)
+        ticks = sum(packet.duration or 0 for packet in self._container.demux(self._stream))
+        self._ended = True
+        return round(ticks * self._seconds_per_tick * self.facts.sampling_rate)
 
     def close(self) -> None:
         """See :class:`AudioReader`."""

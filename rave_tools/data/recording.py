@@ -1,6 +1,7 @@
 """Between the files and the database: workers that decode ahead, and a thread that writes."""
 
 import multiprocessing
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -12,7 +13,8 @@ from rave_tools.data.sources import Journal, Source
 from rave_tools.data.store import ExampleCodec, ExampleWriter
 
 BATCH_BYTES = 32 << 20
-AHEAD_BYTES = 384 << 20
+BATCH_SECONDS = 10.0
+AHEAD_BYTES = 256 << 20
 
 
 class Recorder:
@@ -30,6 +32,8 @@ class Recorder:
         self._size = 0
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="record")
         self._pending: Future[None] | None = None
+        self._failed = False
+        self._flushed = time.monotonic()
 
     def chunk(self, source: Source, chunk: Chunk) -> None:
         """Add the next piece of the file in turn."""
@@ -46,7 +50,7 @@ class Recorder:
         )
         self._file_samples += chunk.valid
         self._size += len(chunk.pcm)
-        if self._size >= BATCH_BYTES:
+        if self._size >= BATCH_BYTES or time.monotonic() - self._flushed > BATCH_SECONDS:
             self.flush()
 
     def end(self, entry: Source) -> None:
@@ -54,7 +58,7 @@ class Recorder:
         if self._recipe.lazy and entry.records:
             self._chunks.append(
                 (
-                    Chunk(b"", entry.samples),
+                    Chunk(b"", entry.samples, 1.0),
                     {
                         "path": entry.path,
                         "length": repr(entry.found_seconds),
@@ -87,8 +91,14 @@ class Recorder:
         self._next = self._file_first
 
     def flush(self) -> None:
-        """Hand the batch to the writing thread, after the previous one is safe."""
+        """Hand the batch to the writing thread, after the previous one is safe.
+
+        After a batch was lost (a full disk) nothing is written any more: the journal must not list what follows a gap.
+        """
         self.join()
+        if self._failed:
+            return
+        self._flushed = time.monotonic()
         self._pending = self._thread.submit(self._write, self._next, self._chunks, self._finished)
         self._next += len(self._chunks)
         self._chunks, self._finished, self._size = [], [], 0
@@ -112,7 +122,11 @@ class Recorder:
         """Wait for the batch that is being written; its errors are raised here."""
         if self._pending is not None:
             pending, self._pending = self._pending, None
-            pending.result()
+            try:
+                pending.result()
+            except BaseException:
+                self._failed = True
+                raise
 
     def close(self) -> None:
         """Write what is left and stop the thread."""
@@ -194,9 +208,9 @@ class Decoding:
         if task is None:
             return
         try:
-            _, item = worker.connection.recv()
+            item = worker.connection.recv()
             if not isinstance(item, Source):
-                item = Chunk(worker.connection.recv_bytes(), item)
+                item = Chunk(worker.connection.recv_bytes(), *item)
         except (EOFError, OSError):
             item = replace(self._sources[task], skipped=worker.last_words())
             worker.stop()

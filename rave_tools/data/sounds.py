@@ -1,5 +1,6 @@
 """Random access to the sound of a database, whether it lies in records or still in the files."""
 
+import logging
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,6 +15,8 @@ from rave_tools.data.filtering import PIECE
 from rave_tools.data.sources import BOOK_FILE, read_book
 from rave_tools.data.store import DatabaseFacts, ExampleStore, read_facts
 from rave_tools.errors import UserError
+
+log = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "all")
 FOREIGN_VALIDATION_SHARE = 2
@@ -150,6 +153,7 @@ class LazySound(Sound):
         self._database = database
         self._downmix = str((self.facts.extra or {}).get("downmix", "first"))
         self._open: OrderedDict[str, AudioReader] = OrderedDict()
+        self._warned: set[str] = set()
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_open": OrderedDict()}
@@ -203,6 +207,13 @@ class LazySound(Sound):
             part = result[:, done : done + block.shape[1]]
             part[:] = block[chosen] if chosen is not None else fit_channels(block, self.facts.channels, self._downmix)
             done += block.shape[1]
+        if done == 0 and spans.paths[file] not in self._warned:
+            self._warned.add(spans.paths[file])
+            log.warning(
+                "%s: no sound at %.1f s, where the database expects some; silence is used",
+                reader.facts.path,
+                first / rate,
+            )
         return result[:, :done]
 
     def close(self) -> None:

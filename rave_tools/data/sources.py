@@ -223,10 +223,6 @@ class Journal:
         except OSError as error:
             raise StoreError(f"{self._path}: cannot be written ({error.strerror})") from error
 
-    def remove(self) -> None:
-        """The database is complete: the journal has become the book."""
-        self._path.unlink(missing_ok=True)
-
 
 def check_same_settings(database: Path, made_with: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
     """Refuse to mix two commands in one database.

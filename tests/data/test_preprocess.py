@@ -374,3 +374,48 @@ def test_the_book_is_readable_by_a_person(folder):
     lines = [json.loads(line) for line in (folder / "db" / "sources.jsonl").read_text().splitlines()]
     assert lines[0]["settings"]["num_signal"] == SIGNAL
     assert {"path", "samples", "records", "train_samples", "skipped"} <= set(lines[1])
+
+
+def test_a_full_disk_stops_the_run_and_the_same_command_goes_on(folder, monkeypatch):
+    from rave_tools.data.store import ExampleWriter
+
+    monkeypatch.setattr(recording, "BATCH_BYTES", 1)
+    append, calls = ExampleWriter.append, []
+
+    def full(self, first, records):
+        calls.append(first)
+        if len(calls) == 4:
+            raise StoreError("the disk is full")
+        append(self, first, records)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ExampleWriter, "append", full)
+        with pytest.raises(StoreError, match="the disk is full"):
+            preprocess(settings(folder), workers=0)
+    assert len(calls) == 4, "nothing is written behind a gap"
+    preprocess(settings(folder), workers=0)
+    preprocess(
+        Settings((str(folder / "sounds"),), str(folder / "whole"), num_signal=SIGNAL, sampling_rate=RATE), workers=0
+    )
+    one, two = stored(folder / "db"), stored(folder / "whole")
+    assert [metadata for _, metadata in one] == [metadata for _, metadata in two]
+
+
+def test_two_runs_at_once_are_refused(folder):
+    fcntl = pytest.importorskip("fcntl", reason="the system has no flock")
+    (folder / "db").mkdir()
+    with open(folder / "db" / "preprocess.lock", "w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        with pytest.raises(PreprocessError, match="another run is writing here"):
+            preprocess(settings(folder), workers=0)
+    assert preprocess(settings(folder), workers=0).used
+
+
+def test_the_lazy_length_of_an_mp3_without_a_table_is_counted(tmp_path):
+    path = encode(tmp_path / "x.mp3", chirp(3.0, rate=44100), encoder="libmp3lame", rate=44100)
+    content = path.read_bytes()
+    (tmp_path / "sounds").mkdir()
+    (tmp_path / "sounds" / "cut.mp3").write_bytes(content[len(content) // 2 :])
+    looked = survey(settings(tmp_path, lazy=True)).sources[0].found_seconds
+    decoded = preprocess(settings(tmp_path), workers=0).sources[0].found_seconds
+    assert looked == pytest.approx(decoded, abs=0.1) and 1.0 < decoded < 2.0
