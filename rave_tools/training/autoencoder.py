@@ -48,10 +48,12 @@ class AutoencoderTrainingWrapper(LightningModule):
         discriminator_optimizer: likewise for the adversary.
         learning_rate: factor on the generator's learning rate, as a function of its updates.
         discriminator_learning_rate: likewise for the discriminator's.
-        accumulate: batches whose gradients make one update.
         clip_norm: longest gradient allowed in an update, or None.
         guard: decides what happens to gradients that are not finite.
-        seed: of the noise that the model draws while training.
+
+    Attributes:
+        accumulate: batches whose gradients make one update; the run sets it.
+        seed: of the noise that the model draws while training; the run sets it.
     """
 
     def __init__(
@@ -67,10 +69,8 @@ class AutoencoderTrainingWrapper(LightningModule):
         betas: Mapping[str, Factor] | None = None,
         learning_rate: Factor | None = None,
         discriminator_learning_rate: Factor | None = None,
-        accumulate: int = 1,
         clip_norm: float | None = None,
         guard: GradientGuard | None = None,
-        seed: int = 0,
     ) -> None:
         super().__init__()
         if not judges:
@@ -84,10 +84,10 @@ class AutoencoderTrainingWrapper(LightningModule):
         self.combiner = combiner
         self.schedule = schedule or OnePhase()
         self.betas = dict(betas or {})
-        self.accumulate = accumulate
+        self.accumulate = 1
         self.clip_norm = clip_norm
         self.guard = guard or GradientGuard()
-        self.seed = seed
+        self.seed = 0
         self.counters = Counters()
         self.means = ScalarMeans()
         self.gradient_norms: dict[str, float] = {}
@@ -189,9 +189,18 @@ class AutoencoderTrainingWrapper(LightningModule):
 
     @torch.no_grad()
     def declared_losses(self) -> list[str]:
-        """Names of everything that any phase will minimise, for a combiner to compare with its weights."""
+        """Names of everything that any phase will minimise, for a combiner to compare with its weights.
+
+        Raises:
+            ValueError: a beta for a penalty that the codec does not have.
+        """
         window = torch.zeros(1, self.codec.channels, 8 * self.codec.hop, device=self.device)
         names = list(self.codec.encode_bands(self.codec.to_bands(window)).penalties)
+        if unknown := sorted(self.betas.keys() - set(names)):
+            raise ValueError(
+                f"betas has {', '.join(unknown)}, but the codec's penalties are {', '.join(names) or 'none'}; "
+                "mend AutoencoderTrainingWrapper.betas"
+            )
         for judge in self.judges:
             names += [f"{judge.name}_{key}" for key in getattr(judge.criterion, "losses", ())]
         if self.adversary is not None:

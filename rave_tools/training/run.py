@@ -109,7 +109,7 @@ def train(
         devices: how many, or which.
         accumulate: batches whose gradients make one update.
         compile: whether encoder, decoder and discriminator go through torch.compile.
-        seed: of the model's noise; by default the wrapper's own or, on resume, that of the run.
+        seed: of the model's noise; by default that of the resumed run, or 0.
         resume: contents of the checkpoint to go on from.
         init_from: weights to begin with, as far as they fit; what was and was not taken is reported.
         estimate: whether to measure memory and time of all phases first.
@@ -210,11 +210,12 @@ def _check(wrapper: AutoencoderTrainingWrapper, data: TrainingData) -> None:
     Raises:
         UserError: a window of no whole number of frames, a loss without a weight, a weight without a loss.
     """
-    if hasattr(wrapper.combiner, "declare"):
-        try:
-            wrapper.combiner.declare(wrapper.declared_losses())
-        except ValueError as error:
-            raise UserError(str(error)) from error
+    try:
+        names = wrapper.declared_losses()
+        if hasattr(wrapper.combiner, "declare"):
+            wrapper.combiner.declare(names)
+    except ValueError as error:
+        raise UserError(str(error)) from error
     hop = wrapper.codec.hop
     if data.n_signal % hop:
         raise UserError(

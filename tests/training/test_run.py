@@ -243,6 +243,11 @@ def test_smoke_test_does_a_few_steps_only(tmp_path):
     assert open_run(tmp_path, which="best").step in (1, 2)
 
 
+def test_beta_of_a_penalty_that_does_not_exist(tmp_path):
+    with pytest.raises(UserError, match="betas has kll, but the codec's penalties are kl"):
+        go(tmp_path, wrapper=toy_wrapper(betas={"kll": lambda updates: 1.0}))
+
+
 def test_window_that_is_no_whole_number_of_frames(tmp_path):
     data = ToyData()
     data.n_signal = 65

@@ -117,9 +117,10 @@ def toy_wrapper(*, phase_1: int = 4, every: int = 3, **changes) -> AutoencoderTr
         generator_optimizer=adam(1e-2),
         discriminator_optimizer=adam(1e-3),
         learning_rate=LinearDecay(1.0, 0.1, phase_1),
-        seed=7,
     )
-    return AutoencoderTrainingWrapper(**{**arguments, **changes})
+    wrapper = AutoencoderTrainingWrapper(**{**arguments, **changes})
+    wrapper.seed = 7
+    return wrapper
 
 
 class ToyData(LightningDataModule):
