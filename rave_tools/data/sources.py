@@ -178,7 +178,8 @@ def _line(content: Mapping[str, Any]) -> str:
 
 def _parse(line: str) -> Source:
     content = json.loads(line)
-    return Source(**{**content, "notes": tuple(content.get("notes", ()))})
+    known = {name: content[name] for name in Source.__dataclass_fields__ if name in content}
+    return Source(**{**known, "notes": tuple(content.get("notes", ()))})
 
 
 class Journal:
