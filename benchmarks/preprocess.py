@@ -3,8 +3,8 @@
     python benchmarks/preprocess.py --input_path SOUNDS --peer VENV/bin/python [--rounds 5] [--case mono many lazy]
 
 mono: one channel out of the files of SOUNDS (the first --files of them, by name). many: 32 channels
-out of a synthesised wav of 32 channels. lazy: the index alone. Wall and processor time of the whole command, the start of
-Python included; the ratio is the median over the rounds, peer / ours. Without --peer only ours is measured.
+out of a synthesised wav of 32 channels. lazy: the index alone. Wall and processor time of the whole command, the
+start of Python included; the ratio is the median over the rounds, peer / ours. Without --peer only ours is measured.
 """
 
 import argparse
