@@ -100,7 +100,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         unit_scale=True,
         disable=None,
         dynamic_ncols=True,
-        bar_format="{l_bar}{bar}| {postfix}, {rate_fmt}, {remaining} left",
+        bar_format="{percentage:3.0f}%|{bar}| {desc}, {rate_fmt}, {remaining} left",
     )
     try:
         with bar, _terminate_as_interrupt():
@@ -121,7 +121,7 @@ def _show_on(bar: tqdm):
             bar.initial = bar.n = progress.bytes_done
             if progress.resumed:
                 bar.write(f"going on after {progress.resumed} of {progress.files} files, which an earlier run finished")
-        bar.set_postfix_str(
+        bar.set_description_str(
             f"{progress.files_done}/{progress.files} files, {_clock(progress.seconds)} of sound", refresh=False
         )
         bar.update(progress.bytes_done - bar.n)

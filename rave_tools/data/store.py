@@ -234,7 +234,13 @@ class ExampleWriter:
             ) from error
 
     def truncate(self, length: int) -> None:
-        """Remove every record from index `length` on."""
+        """Remove every record from index `length` on.
+
+        Removing needs room too: LMDB copies the pages that it changes, and a reopened database has none to spare.
+        """
+        if length >= len(self):
+            return
+        self._make_room(_PAGE * (len(self) - length))
         with self._environment.begin(write=True) as transaction:
             cursor = transaction.cursor()
             found = cursor.set_range(key_of(length))

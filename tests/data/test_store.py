@@ -124,3 +124,15 @@ def test_unfinished_missing_and_empty_databases_are_told_apart(tmp_path):
 
 def test_keys_sort_as_their_numbers():
     assert sorted(key_of(index) for index in (10, 9, 100, 0)) == [key_of(index) for index in (0, 9, 10, 100)]
+
+
+def test_records_are_removed_from_a_database_that_was_opened_again_and_has_no_room(tmp_path):
+    _, protobufs = records(60, channels=8, samples=131072)
+    writer = ExampleWriter(tmp_path)
+    writer.append(0, protobufs)
+    writer.close()
+    writer = ExampleWriter(tmp_path)
+    writer.truncate(7)
+    writer.append(7, protobufs[:20])
+    assert len(writer) == 27
+    writer.close()
