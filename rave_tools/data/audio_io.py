@@ -68,6 +68,8 @@ def open_audio(path: str | os.PathLike[str]) -> AudioReader:
         return readers[0](path)
     except AudioError as first:
         try:
+            if path.lower().endswith(".mp3"):
+                raise  # libsndfile knows no mp3 that FFmpeg does not, and its decoder complains on stderr
             return readers[1](path)
         except AudioError:
             raise AudioError(f"{path}: is not audio that can be read ({str(first).split(': ', 1)[-1]})") from first

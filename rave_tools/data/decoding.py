@@ -274,7 +274,8 @@ def outcome(source: Source, recipe: Recipe, *, seed: int) -> Iterator[Chunk | So
 def work(connection: Connection, recipe: Recipe) -> None:
     """The main function of a worker process.
 
-    It takes (index, source) tasks; for every chunk it sends (valid, done) and then the samples, and last the entry.
+    It says None when it is ready and takes (index, source) tasks; for every chunk it sends (valid, done) and then the
+    samples, and last the entry.
 
     Args:
         connection: to the process that writes; None as a task ends the worker.
@@ -282,6 +283,7 @@ def work(connection: Connection, recipe: Recipe) -> None:
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
+        connection.send(None)
         while (task := connection.recv()) is not None:
             index, source = task
             for item in outcome(source, recipe, seed=index):

@@ -137,7 +137,8 @@ class ContainerReader(_Reader):
 
     def __init__(self, path: str):
         try:
-            self._container = av.open(path)
+            # A playlist in disguise must not fetch what it names.
+            self._container = av.open(path, options={"protocol_whitelist": "file"})
         except (av.error.FFmpegError, OSError, ValueError) as error:
             raise AudioError(f"{path}: {reason_of(error)}") from error
         if not self._container.streams.audio:

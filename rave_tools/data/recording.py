@@ -11,10 +11,15 @@ from multiprocessing.connection import Connection, wait
 from rave_tools.data.decoding import Chunk, Recipe, work
 from rave_tools.data.sources import Journal, Source
 from rave_tools.data.store import ExampleCodec, ExampleWriter
+from rave_tools.errors import UserError
 
 BATCH_BYTES = 32 << 20
 BATCH_SECONDS = 10.0
 AHEAD_BYTES = 256 << 20
+
+
+class WorkerError(UserError):
+    """The processes that decode cannot be had; the message says what to do."""
 
 
 class Recorder:
@@ -148,6 +153,7 @@ class _Worker:
         self._process.start()
         child.close()
         self.task: int | None = None
+        self.started = False
 
     def give(self, index: int, source: Source) -> None:
         """Hand over a file."""
@@ -209,9 +215,17 @@ class Decoding:
             return
         try:
             item = worker.connection.recv()
+            if item is None:
+                worker.started = True
+                return
             if not isinstance(item, Source):
                 item = Chunk(worker.connection.recv_bytes(), *item)
-        except (EOFError, OSError):
+        except (EOFError, OSError) as error:
+            if not worker.started:
+                raise WorkerError(
+                    "a process that decodes could not start; its words are above. In a script, call preprocess under "
+                    "`if __name__ == '__main__':`, or with workers=0"
+                ) from error
             item = replace(self._sources[task], skipped=worker.last_words())
             worker.stop()
             self._workers[position] = worker = _Worker(self._recipe)

@@ -7,6 +7,7 @@ written last and atomically, so that a folder without it is a database in the ma
 
 import importlib.util
 import os
+import shutil
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -228,9 +229,10 @@ class ExampleWriter:
                 for offset, record in enumerate(records):
                     transaction.put(key_of(first + offset), record, append=True)
         except (lmdb.Error, OSError) as error:
+            free = shutil.disk_usage(self.folder).free / 1e6
             raise StoreError(
-                f"{self.folder}: cannot write ({error}); free some space and run the same command again, it goes on "
-                "where it stopped"
+                f"{self.folder}: cannot write ({error}; {free:,.0f} MB are free on this disk); "
+                "free some space and run the same command again, it goes on where it stopped"
             ) from error
 
     def truncate(self, length: int) -> None:
