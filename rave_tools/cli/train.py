@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags as absl_flags
 
 from ..errors import UserError
+from . import usage
 
 if TYPE_CHECKING:
     from ..config import Config
@@ -95,7 +96,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     if first:
         folder.create()
         folder.write_config(text)
-        folder.write_command(sys.argv)
+        folder.write_command(usage.command_line("train", flags))
     try:
         outcome = loaded.call(
             train,

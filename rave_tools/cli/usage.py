@@ -89,6 +89,23 @@ def _default(flag: absl_flags.Flag) -> str:
     return " ".join(map(str, flag.default)) if isinstance(flag.default, list) else str(flag.default)
 
 
+def command_line(command: str, flags: absl_flags.FlagValues) -> list[str]:
+    """The words that give these flags again, whoever typed them: the terminal, a script or another command."""
+    words = ["rave_tools", command]
+    for name in names(flags):
+        flag = flags[name]
+        if flag.present:
+            values = flag.value if isinstance(flag, absl_flags.MultiFlag) else [flag.value]
+            words += [_word(name, value) for value in values]
+    return words
+
+
+def _word(name: str, value: object) -> str:
+    if isinstance(value, bool):
+        return f"--{name}" if value else f"--no{name}"
+    return f"--{name}={','.join(map(str, value)) if isinstance(value, list) else value}"
+
+
 def flag_error(command: str, error: absl_flags.Error, flags: absl_flags.FlagValues) -> str:
     """One line for a wrong flag."""
     if isinstance(error, absl_flags.UnrecognizedFlagError):

@@ -118,7 +118,9 @@ def test_a_file_that_the_system_refuses_is_named(toy: ModuleType, capsys: pytest
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:
     """Also while modules are still loading, there is one line and no traceback."""
+    # A shell that starts jobs in the background has them ignore Ctrl-C; here it must count.
     code = ("import os, signal, rave_tools.cli.main as m;"
+            "signal.signal(signal.SIGINT, signal.default_int_handler);"
             "m.load_command = lambda name: os.kill(os.getpid(), signal.SIGINT);"
             "raise SystemExit(m.main(['train']))")
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT)

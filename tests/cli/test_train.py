@@ -44,7 +44,9 @@ def trained(database, tmp_path_factory):
 
 def test_a_run_leaves_everything(trained):
     assert (trained / "config.gin").read_text().count("CAPACITY = 4") == 1
-    assert "train" in (trained / "command.txt").read_text()
+    typed = (trained / "command.txt").read_text().splitlines()[-1]
+    assert typed.startswith("rave_tools train ") and "--config=v2_small" in typed
+    assert "'--override=CAPACITY = 4'" in typed and "--max_steps=4" in typed
     assert list(trained.glob("events.out.tfevents.*"))
     opened = open_run(trained, which="best", ema=True)
     assert open_run(trained).step == 4
