@@ -26,7 +26,7 @@ $(VENV)/.ready: setup.py pyproject.toml requirements-cpu.txt
 	touch $@
 
 demo: $(VENV)/.ready
-	OMP_NUM_THREADS= $(BIN)/rave_tools demo --output demo
+	env -u OMP_NUM_THREADS $(BIN)/rave_tools demo --output demo
 
 lint: $(VENV)/.ready
 	$(BIN)/ruff check rave_tools tests scripts setup.py $(wildcard benchmarks)
