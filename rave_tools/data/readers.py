@@ -3,6 +3,7 @@
 A reader knows its facts, reads blocks from where it stands, seeks to the sample, and remembers what was damaged.
 """
 
+import re
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol
@@ -19,6 +20,11 @@ PREROLL_SECONDS = {"vorbis": 0.06, "opus": 0.1, "flac": 0.0}
 PREROLL_SECONDS_OTHERWISE = 0.25
 VOTES = 7
 GUESSED_LENGTH = ("mp3", "aac")
+
+PADDING = 16
+"""Bytes by which honest writers disagree about the size of a file (pad bytes, chunk headers)."""
+
+UNKNOWN_SIZE = 0x7FFFFF00
 
 
 class AudioError(UserError):
@@ -74,6 +80,19 @@ class AudioReader(Protocol):
     ) -> None: ...
 
 
+def cut_short(log: str) -> str:
+    """What libsndfile's log of a header says about a file that ends before its header does; empty if nothing.
+
+    libsndfile itself reads such files, of a broken copy or download, as if they were whole.
+    """
+    sizes = r"^\s*(?:RIFF|Riff size|riff|FORM|Data Size)\s*: (\d+) \(should be (\d+)\)"
+    for announced, there in re.findall(sizes, log, re.MULTILINE):
+        # A size of all ones stands for "unknown": programs that write to a pipe leave it.
+        if int(there) + PADDING < int(announced) < UNKNOWN_SIZE:
+            return f"damaged: its header announces {int(announced):,} bytes and the file has {int(there):,}"
+    return ""
+
+
 class _Reader:
     """What both readers share: they close themselves at the end of a ``with``."""
 
@@ -99,7 +118,7 @@ class PlainReader(_Reader):
         if file.channels < 1 or file.samplerate < 1:
             raise AudioError(f"{path}: its header says {file.channels} channels at {file.samplerate} Hz")
         self.facts = AudioFacts(path, file.samplerate, file.channels, file.frames, f"{file.format} {file.subtype}")
-        self.damage = ""
+        self.damage = cut_short(file.extra_info)
         self._position = 0
 
     def read(self, frames: int) -> np.ndarray:

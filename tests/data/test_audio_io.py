@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import soundfile
 
 from rave_tools.data import audio_io
 from rave_tools.data.readers import ContainerReader, PlainReader
@@ -127,3 +128,30 @@ def test_written_audio_comes_back(tmp_path):
     assert np.array_equal(audio_io.read(tmp_path / "a.wav"), audio)
     with pytest.raises(audio_io.AudioError, match="cannot be written"):
         audio_io.write_wav(tmp_path / "no" / "a.wav", audio, 48000)
+
+
+@pytest.mark.parametrize(
+    ("name", "container"), [("a.wav", "WAV"), ("b.aiff", "AIFF"), ("c.wav", "RF64"), ("d.w64", "W64")]
+)
+def test_a_file_that_ends_before_its_header_does_is_damaged(tmp_path, name, container):
+    """Half a download: libsndfile reads what is there and says nothing."""
+    path = tmp_path / name
+    soundfile.write(path, np.full((8000, 2), 0.1), 8000, format=container)
+    with audio_io.open_audio(str(path)) as whole:
+        assert whole.damage == ""
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    with audio_io.open_audio(str(path)) as cut:
+        assert cut.damage.startswith("damaged: its header announces ")
+
+
+def test_a_wav_from_a_pipe_is_whole(tmp_path):
+    """Programs that write to a pipe leave a size of all ones."""
+    path = tmp_path / "piped.wav"
+    soundfile.write(path, np.full((8000, 2), 0.1), 8000)
+    content = bytearray(path.read_bytes())
+    content[4:8] = content[40:44] = b"\xff\xff\xff\xff"
+    path.write_bytes(content)
+    with audio_io.open_audio(str(path)) as piped:
+        assert piped.damage == ""
+        assert piped.read(10**6).shape[1] == 8000
