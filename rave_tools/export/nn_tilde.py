@@ -1,10 +1,8 @@
 """The contract of realtime hosts: a TorchScript module that nn~ 1.5 and 1.6 and the RAVE VST load.
 
 Every method is called with one float32 tensor (B, channels, T / in ratio) inside ``InferenceMode``; setters are called
-outside of
-it. So state is assigned, never written in place; setters return 0; getters return tuples; ``METHOD_params`` are tensors
-of
-[channels in, ratio in, channels out, ratio out].
+outside of it. So state is assigned, never written in place; setters return 0; getters return tuples; ``METHOD_params``
+are tensors of [channels in, ratio in, channels out, ratio out].
 """
 
 import json
@@ -89,12 +87,9 @@ class HostModel(nn.Module):
     """The module that is scripted: methods encode, decode, forward and the attributes of the contract.
 
     Attributes that a host can set: ``reset`` (any value but 0 forgets everything heard), ``temperature`` (1: latents
-    are drawn from
-    the posterior and the latents that were cut away are drawn at random, as RAVE does; 0: neither, the model is
-    deterministic),
-    ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any length, one hop later).
-    ``latency`` and
-    ``input_offset`` can be read.
+    are drawn from the posterior and what was cut away is drawn at random, as RAVE does; 0: neither, the model
+    is deterministic), ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any
+    length, one hop later). ``latency`` and ``input_offset`` can be read.
 
     Args:
         encode: traced ``(audio, knobs, state) -> (controls, state)``.
@@ -339,8 +334,7 @@ def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
     """Make the weights constants of the graph but keep the contract as attributes.
 
     Freezing shortens the first blocks to a quarter (RAVE v2_small: 285 and 224 ms become 52 and 62), but drops by
-    default what hosts
-    read, hence the list.
+    default what hosts read, hence the list.
     """
     return torch.jit.freeze(module, preserved_attrs=list(PRESERVED))
 

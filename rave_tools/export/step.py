@@ -1,10 +1,8 @@
 """Streaming as a pure function: (input, knobs, state) -> (output, state).
 
 A streaming codec keeps its state in its modules. File formats for hosts differ in how they keep state, so a half of the
-codec is
-traced once into a flat graph whose state comes in and goes out; each format is a thin shell around it. The graph has
-neither
-branches nor submodules, which is what makes a host's first blocks fast.
+codec is traced once into a flat graph whose state comes in and goes out; each format is a thin shell around it. The
+graph has neither branches nor submodules, which is what makes a host's first blocks fast.
 """
 
 import warnings

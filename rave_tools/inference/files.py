@@ -79,9 +79,8 @@ def plan(inputs: Sequence[str], out_path: str, extensions: Sequence[str] = EXTEN
     """Which files are made of which.
 
     One folder keeps its tree below ``out_path``; of several, each gets a folder of its name there. Two sources that
-    would
-    share a name (``a.wav`` and ``a.flac``) keep their old extension inside the new one. What lies below ``out_path`` is
-    the outcome of an earlier call and no input.
+    would share a name (``a.wav`` and ``a.flac``) keep their old extension inside the new one. What lies below
+    ``out_path`` is the outcome of an earlier call and no input.
 
     Raises:
         UserError: an input does not exist, nothing is found, or an output would replace an input.

@@ -99,8 +99,7 @@ def reconstruct(blocks: Iterable[Tensor], machine: Machine, *, chunk: int | None
 
     Yields:
         Blocks (B, C', n), together exactly as long as the input and in time with it (a machine that does not announce
-        its
-        latency stays late).
+        its latency stays late).
     """
     machine.restart()
     wanted = chunk or LONGEST_CHUNK
