@@ -154,6 +154,8 @@ def open_run(path: str | os.PathLike[str], *, which: str = LAST, ema: bool = Fal
     Raises:
         RunError: there is no run, the file is damaged or foreign, or it has no averaged weights.
     """
+    if Path(path).suffix == ".ts":
+        raise RunError(f"{path} is an export already; give the run it was made from.")
     file = find_checkpoint(Path(path), which)
     content = load_checkpoint(file)
     facts = content.get(FACTS_KEY, {})

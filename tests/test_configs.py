@@ -136,3 +136,12 @@ def test_the_table_of_the_musicnet_experiment():
 def test_parameter_counts_of_the_peer(name, total):
     wrapper = config.load(name.split()).build_argument(run.train, "wrapper")
     assert sum(p.numel() for p in wrapper.parameters()) == total
+
+
+def test_looking_for_losses_leaves_batch_norm_alone():
+    """A run asks its wrapper for the names of its losses at every start, also when it resumes."""
+    wrapper = load("v1").build_argument(run.train, "wrapper").train()
+    before = {name: buffer.clone() for name, buffer in wrapper.named_buffers()}
+    wrapper.declared_losses()
+    assert all(buffer.equal(before[name]) for name, buffer in wrapper.named_buffers())
+    assert wrapper.codec.training

@@ -54,6 +54,8 @@ def listing() -> str:
 def show(files: Sequence[str], overrides: Sequence[str] = (), *, defaults: bool = True) -> str:
     """The merged text with the place of every binding, then what can still be set."""
     loaded = config.load(files, overrides)
+    if overrides and any(key.target.object is entrance() for key in loaded.bindings):
+        loaded.check_unused(entrance(), ["db_path"])
     text = loaded.text()
     free = loaded.settable(entrance()) if defaults else {}
     if not free:

@@ -55,7 +55,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     string("resume", None, "run folder or checkpoint to go on from, where it stopped", **where)
     string("ckpt", None, "the same as --resume", **where)
     string("init_from", None, "run folder or checkpoint whose weights to begin with, as far as they fit", **where)
-    number("workers", 8, "processes that load data", **where)
+    number("workers", min(8, os.cpu_count() or 1), "processes that load data; one per core, at most 8", **where)
     string("accelerator", "auto", "auto, cpu, cuda or mps", **where)
     string("devices", "1", "how many devices, or which, as '0,2'", **where)
     absl_flags.DEFINE_multi_integer("gpu", None, "which GPU, as in RAVE; -1 trains on the CPU", **where)
@@ -108,7 +108,7 @@ def run(flags: absl_flags.FlagValues) -> int:
             resume=None if opened is None else {**opened.extra, "state_dict": opened.state_dict},
             init_from=_initial(flags),
             listen=_listener(values, data),
-            progress=flags["progress"].value and sys.stderr.isatty(),
+            progress=flags["progress"].value and sys.stderr.isatty() and first,
             report=report,
             **settings,
             **machine,
@@ -175,6 +175,8 @@ def _folder(flags: absl_flags.FlagValues, opened: "OpenedRun | None", *, first: 
         return RunDirectory(opened.path.parent.parent)
     if not name:
         raise UserError("--name is required: the name of the run")
+    if Path(name).name != name or name == "..":
+        raise UserError(f"--name {name}: a run is one folder inside --out_path; leave out the slashes and dots")
     folder = RunDirectory(Path(flags["out_path"].value) / name)
     same = opened is not None and opened.path.parent.parent.resolve() == folder.path.resolve()
     if first and not same and folder.existing():

@@ -98,6 +98,9 @@ class Autoencoder(nn.Module, Streamable):
 
         Returns:
             (left, right) in samples, neither negative.
+
+        Raises:
+            ValueError: weights that are not finite, or an output that nothing reaches.
         """
         was_training = self.training
         self.eval()
@@ -105,6 +108,8 @@ class Autoencoder(nn.Module, Streamable):
             half = self.hop * 8
             while True:
                 gradient = self._gradient_at_centre(half)
+                if not gradient.any():
+                    raise ValueError(f"no input reaches the output of this {type(self).__name__}: its weights are zero")
                 if not (gradient[0] or gradient[-1]):
                     used = torch.nonzero(gradient).flatten()
                     return max(0, half - int(used[0])), max(0, int(used[-1]) - half + 1)
@@ -120,4 +125,8 @@ class Autoencoder(nn.Module, Streamable):
                 1, self.channels, 2 * half, device=weight.device, dtype=weight.dtype, requires_grad=True
             )
             (gradient,) = torch.autograd.grad(self.forward(audio)[0, 0, half], audio)
+        if not bool(torch.isfinite(gradient).all()):
+            raise ValueError(
+                f"weights of this {type(self).__name__} are not finite: the run diverged; take an earlier checkpoint"
+            )
         return (gradient[0] != 0).any(0)

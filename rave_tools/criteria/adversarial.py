@@ -27,21 +27,6 @@ def generator_loss(kind: Kind = "hinge") -> Callable[[Tensor], Tensor]:
     return _pick(kind, _GENERATOR_LOSSES)
 
 
-def hinge(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides of the hinge game: (discriminator's loss, generator's loss)."""
-    return _hinge_discriminator(score_real, score_fake), _hinge_generator(score_fake)
-
-
-def least_squares(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides of the least-squares game: (discriminator's loss, generator's loss)."""
-    return _squares_discriminator(score_real, score_fake), _squares_generator(score_fake)
-
-
-def nonsaturating(score_real: Tensor, score_fake: Tensor) -> tuple[Tensor, Tensor]:
-    """Both sides of the classic game, in a form that never saturates: (discriminator's loss, generator's loss)."""
-    return _logistic_discriminator(score_real, score_fake), _logistic_generator(score_fake)
-
-
 class FeatureMatching:
     """Distance between the critic's feature maps of real and generated sound.
 

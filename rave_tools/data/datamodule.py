@@ -267,6 +267,11 @@ class AudioDataModule(lightning.LightningDataModule):
     def train_dataloader(self) -> TrainStream:
         """The infinite stream, beginning at batch `start_batch`."""
         rank, world_size = self._place()
+        if len(self._validation) < world_size:
+            raise DataError(
+                f"{len(self._validation)} validation segments are too few for {world_size} processes, one for each; "
+                "train in fewer (--devices), or preprocess with a larger --validation_share"
+            )
         plan = BatchPlan(
             len(self._train), batch=self.batch, seed=self.seed, rank=rank, world_size=world_size, start=self.start_batch
         )

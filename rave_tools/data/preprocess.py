@@ -255,6 +255,8 @@ def preprocess(
         return Summary(settings, sources, already_complete=True)
     found = _search(settings)
     with _alone(database):
+        if (database / METADATA_FILE).is_file():
+            raise PreprocessError(f"{database}: another run has just completed it")
         sources = _make(settings, found, _cores() if workers is None else workers, report)
         summary = Summary(settings, _divide(sources, settings), dict(found.passed_over))
         _check(summary, strict=strict)
@@ -280,7 +282,9 @@ def _alone(database: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise PreprocessError(f"{database}: another run is writing here; wait for it to end") from error
         yield
-    (database / LOCK_FILE).unlink(missing_ok=True)
+        # While the lock is held: after that the file may be another run's. (Windows cannot unlink what is open.)
+        if os.name != "nt":
+            (database / LOCK_FILE).unlink(missing_ok=True)
 
 
 def _make(settings: Settings, found: Search, workers: int, report: Callable[[Progress], None] | None) -> list[Source]:

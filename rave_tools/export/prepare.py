@@ -127,6 +127,8 @@ def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
         raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
         raise UserError(f"--channels {options.channels}: a model needs at least one output")
+    if options.sample_rate is not None and options.sample_rate != codec.sample_rate and not options.streaming:
+        raise UserError("--sr resamples in a stream: leave --nostreaming out, or resample the files (generate does)")
     if options.sample_rate is not None and options.sample_rate < codec.sample_rate:
         ratio = rate_ratio(codec.sample_rate, options.sample_rate)
         if codec.hop % ratio:

@@ -130,4 +130,5 @@ def remembers(process: Callable[[Tensor], Tensor], channels: int, hop: int) -> b
         for _ in range(2):
             torch.manual_seed(0)
             answers.append(process(x))
-    return not torch.equal(answers[0], answers[1])
+    # A compiler may round the second call otherwise than the first; a memory changes far more than that.
+    return bool((answers[0] - answers[1]).abs().max() > 1e-3 * answers[0].abs().max())

@@ -102,6 +102,8 @@ def plan(inputs: Sequence[str], out_path: str, extensions: Sequence[str] = EXTEN
                 continue
             if path.suffix.lower().lstrip(".") in wanted and path.is_file():
                 found.setdefault(path, above / path.relative_to(root))
+    if not found and any(out == Path(given).resolve() for given in inputs):
+        raise UserError(f"{out}: input and output are one folder; give another --out_path")
     if not found:
         raise UserError(f"no audio in {', '.join(inputs)}; looked for {', '.join(extensions)}")
     return _without_clashes(found, Path(out_path))

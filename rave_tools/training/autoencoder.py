@@ -98,6 +98,8 @@ class AutoencoderTrainingWrapper(LightningModule):
             self._optimizer_factories.append(discriminator_optimizer)
             self._factors.append(discriminator_learning_rate or Constant())
         self._micro_batch = 0
+        # False while weights, counters and averages do not belong together: within a step, while averages are heard.
+        self.settled = True
 
     @property
     def phase(self) -> Phase:
@@ -114,7 +116,7 @@ class AutoencoderTrainingWrapper(LightningModule):
     @property
     def at_boundary(self) -> bool:
         """Whether no accumulated gradient is pending: only here a checkpoint holds the whole state."""
-        return self._micro_batch == 0
+        return self._micro_batch == 0 and self.settled
 
     def learners(self) -> list[list[nn.Parameter]]:
         """Parameters of the generator, then those of the adversary if there is one."""
@@ -142,6 +144,7 @@ class AutoencoderTrainingWrapper(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> None:
         """One micro-batch for whoever's turn it is; an update when enough of them have been seen."""
+        self.settled = False
         torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
         turn = 1 if self.discriminator_turn else 0
         optimizers = self.optimizers()
@@ -160,6 +163,7 @@ class AutoencoderTrainingWrapper(LightningModule):
         self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total})
         if self._micro_batch == 0:
             self._update(turn, optimizer, losses)
+        self.settled = True
 
     def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
         """Everything that the generator minimises, by name: penalties times beta, judges, adversary.
@@ -195,7 +199,11 @@ class AutoencoderTrainingWrapper(LightningModule):
             ValueError: a beta for a penalty that the codec does not have.
         """
         window = torch.zeros(1, self.codec.channels, 8 * self.codec.hop, device=self.device)
+        # In evaluation mode: a window of silence must not move the statistics of a batch normalisation.
+        was_training = self.codec.training
+        self.codec.eval()
         names = list(self.codec.encode_bands(self.codec.to_bands(window)).penalties)
+        self.codec.train(was_training)
         if unknown := sorted(self.betas.keys() - set(names)):
             raise ValueError(
                 f"betas has {', '.join(unknown)}, but the codec's penalties are {', '.join(names) or 'none'}; "

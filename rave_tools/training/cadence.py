@@ -87,7 +87,8 @@ class Interrupts(Callback):
                 self._previous[number] = signal.signal(number, self._receive)
 
     def _receive(self, signum: int, _frame: Any) -> None:
-        if self._received:
+        if self._received or not self._batches:
+            # The second time, or before anything was learnt that could be saved.
             raise TrainingStopped(signum, self._step, saved=False)
         self._received = signum
         self._report("Finishing this step and saving a checkpoint; once more to stop at once.")

@@ -115,9 +115,9 @@ class Resume(Callback):
             )
         for optimizer, state in zip(trainer.optimizers, states, strict=True):
             settings = [{k: v for k, v in group.items() if k != "params"} for group in optimizer.param_groups]
-            _load_optimizer(optimizer, state)
-            for group, own in zip(optimizer.param_groups, settings, strict=True):
-                group.update(own)
+            # The configuration's settings first: where torch puts a step counter depends on them (fused, capturable).
+            groups = [{**group, **own} for group, own in zip(state["param_groups"], settings, strict=False)]
+            _load_optimizer(optimizer, {**state, "param_groups": groups})
         scaler = getattr(trainer.precision_plugin, "scaler", None)
         if scaler is not None and self._checkpoint.get("scaler"):
             scaler.load_state_dict(dict(self._checkpoint["scaler"]))
@@ -139,7 +139,6 @@ class Checkpoints(Callback):
 
     Args:
         write: (name without suffix, state) -> anything; writes atomically, in the first process only.
-        snapshot: makes the state.
         save_every: generator updates between the checkpoints that are kept.
         early: the first checkpoint comes at this update.
         minutes: longest time without a checkpoint.

@@ -61,11 +61,13 @@ class EMA(Callback):
 
     def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Validation hears the average."""
+        pl_module.settled = False
         self._swap(pl_module)
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Training goes on with the live weights."""
         self._swap(pl_module)
+        pl_module.settled = True
 
     def saved(self) -> dict[str, Tensor]:
         """What a checkpoint keeps."""

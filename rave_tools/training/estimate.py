@@ -12,6 +12,7 @@ from torch import Tensor
 from rave_tools.contracts import AudioBatch
 from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.monitor import peak_memory, process_memory
+from rave_tools.training.parallel import world_size
 from rave_tools.training.schedules import Phase
 from rave_tools.training.summary import readable_time
 from rave_tools.training.wrapper import Counters
@@ -99,6 +100,7 @@ def measure(
             if left > 0:
                 costs.append(_measure_phase(wrapper, audio, phase, left, share, precision, compiled))
     finally:
+        _reset_peak(audio.device)
         wrapper.counters = counters
         wrapper.zero_grad(set_to_none=True)
         for name, buffer in wrapper.named_buffers():
@@ -150,7 +152,8 @@ def _time(
         if device.type == "cuda":
             torch.cuda.synchronize(device)
         elapsed = time.monotonic() - start
-        if elapsed >= REPEAT_BELOW_SECONDS and not (compiled and attempt == 0):
+        # Several processes must agree on the number of steps, since a step holds collectives: they always take two.
+        if world_size() == 1 and elapsed >= REPEAT_BELOW_SECONDS and not (compiled and attempt == 0):
             break
     return elapsed
 

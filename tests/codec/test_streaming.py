@@ -99,3 +99,14 @@ def test_halves_compose():
             z = halves.encode(part, deterministic=True).z
             assert z.shape[-1] == 2
             torch.testing.assert_close(halves.decode(z), whole(part))
+
+
+@pytest.mark.parametrize(("value", "complaint"), [(float("nan"), "not finite"), (0.0, "weights are zero")])
+def test_a_broken_model_has_no_receptive_field(value, complaint):
+    codec = rave_v2_small()
+    with torch.no_grad():
+        for name, parameter in codec.decoder.named_parameters():
+            if name.endswith("weight_g"):
+                parameter.fill_(value)
+    with pytest.raises(ValueError, match=complaint):
+        codec.receptive_field()

@@ -94,8 +94,6 @@ def test_adversarial_losses(losses: dict, kind: str) -> None:
     generator = adversarial.generator_loss(kind)(fake)
     close(generator.detach(), expected["generator"])
     close(torch.autograd.grad(generator, fake)[0], expected["generator_gradient"])
-    both = getattr(adversarial, kind)(real, fake)
-    assert torch.equal(torch.stack(both), torch.stack([critic, generator]))
 
 
 def build(name: str, facts: dict):

@@ -56,8 +56,8 @@ class CachedPQMF(nn.Module):
     Args:
         attenuation: of rejected bands in dB; 100 is clean, 40 is short (BRAVE).
         n_band: M, a power of two; 1 passes the waveform through.
-        padding: ``centered`` keeps bands and waveform aligned with their input; ``causal``, as RAVE's causal models
-            have it, moves the filters' own delay (half a filter each way) from the stream into the plain model.
+        padding: ``centered`` has bands aligned with their input and a waveform one frame late; ``causal``, as RAVE's
+            causal models have it, moves the filters' own delay (half a filter each way) into the plain model.
 
     The filters are parameters, as in the checkpoints of the field, but they are not trained. Source: see
     rave_tools.dsp.filterbank.
