@@ -290,10 +290,18 @@ class AutoencoderTrainingWrapper(LightningModule):
         """Measures once how far the codec looks, for the judges' valid crop."""
         self.measure_receptive_field()
 
-    def measure_receptive_field(self) -> tuple[int, int]:
-        """Samples left and right that an output sample depends on; measured once, then remembered."""
+    def measure_receptive_field(self, earlier: Sequence[int] | None = None) -> tuple[int, int]:
+        """Samples left and right that an output sample depends on; measured once, then remembered.
+
+        Args:
+            earlier: what the run measured when it began. It stays in force as long as the model looks as far, but for
+                the fringe where a gradient is zero by chance: a resumed run must crop as it did before.
+        """
         if not hasattr(self, "_receptive_field"):
-            self._receptive_field = self.codec.receptive_field()
+            left, right = self.codec.receptive_field()
+            if earlier is not None and max(abs(earlier[0] - left), abs(earlier[1] - right)) < self.codec.hop:
+                left, right = earlier
+            self._receptive_field = (int(left), int(right))
         return self._receptive_field
 
     @property

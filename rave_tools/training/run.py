@@ -136,11 +136,11 @@ def train(
     if step >= max_steps:
         raise UserError(f"the run has already made {step} updates and --max_steps is {max_steps}; raise --max_steps")
     data.start_batch = wrapper.counters.batches
-    wrapper.measure_receptive_field()
+    past = dict((resume or {}).get("rave_tools", {}))
+    wrapper.measure_receptive_field(past.get("receptive_field"))
     _introduce(wrapper, data, resume is not None, report)
     if compile:
         compile_networks(wrapper)
-    past = dict((resume or {}).get("rave_tools", {}))
     average = _average(ema, resume)
     best = float(past.get("best_distance", float("inf")))
     bar = Progress(schedule=wrapper.schedule, max_steps=max_steps, step=step, report=report, bar=progress, best=best)
