@@ -98,7 +98,7 @@ class AutoencoderTrainingWrapper(LightningModule):
             self._optimizer_factories.append(discriminator_optimizer)
             self._factors.append(discriminator_learning_rate or Constant())
         self._micro_batch = 0
-        # False while weights, counters and averages do not belong together: within a step, while averages are heard.
+        # False while weights, counters and averages do not belong together: within an update, while averages are heard.
         self.settled = True
 
     @property
@@ -144,7 +144,6 @@ class AutoencoderTrainingWrapper(LightningModule):
 
     def training_step(self, batch: AudioBatch, batch_idx: int) -> None:
         """One micro-batch for whoever's turn it is; an update when enough of them have been seen."""
-        self.settled = False
         torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
         turn = 1 if self.discriminator_turn else 0
         optimizers = self.optimizers()
@@ -158,6 +157,8 @@ class AutoencoderTrainingWrapper(LightningModule):
             losses = self.generator_losses(batch.audio)
             total = self.combiner(losses)
         self.manual_backward(total / self.accumulate)
+        # Until here nothing but gradients has changed: an exception leaves a whole state behind.
+        self.settled = False
         self.counters.batches += 1
         self._micro_batch = (self._micro_batch + 1) % self.accumulate
         self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total})
