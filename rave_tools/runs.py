@@ -99,16 +99,6 @@ class RunDirectory:
         save_checkpoint(path, content)
         return path
 
-    def prune_steps(self, keep: int) -> None:
-        """Delete all but the newest numbered checkpoints.
-
-        Args:
-            keep: how many ``step_*`` checkpoints stay.
-        """
-        numbered = sorted(self.checkpoints.glob(f"step_*{SUFFIX}"), key=lambda path: _step_number(path))
-        for path in numbered[:max(0, len(numbered) - keep)]:
-            path.unlink(missing_ok=True)
-
 
 @dataclass
 class OpenedRun:
@@ -352,11 +342,6 @@ def _good_one_beside(path: Path) -> str:
         if is_complete(other):
             return f" The newest good one beside it is {other}."
     return " There is no other checkpoint beside it."
-
-
-def _step_number(path: Path) -> int:
-    digits = re.search(r"\d+", path.stem)
-    return int(digits.group()) if digits else -1
 
 
 def _check_plain(value: Any, where: str) -> None:

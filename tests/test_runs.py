@@ -139,13 +139,6 @@ def test_a_full_disk_is_called_by_its_name(run: runs.RunDirectory, monkeypatch: 
     assert runs.open_run(run.path).step == 12
 
 
-def test_numbered_checkpoints_are_pruned_by_number(run: runs.RunDirectory) -> None:
-    for step in (9, 10, 100, 1000):
-        run.save(f"step_{step}", CONTENT)
-    run.prune_steps(2)
-    assert sorted(path.stem for path in run.checkpoints.iterdir()) == ["last", "step_100", "step_1000"]
-
-
 def test_every_start_is_written_down(run: runs.RunDirectory) -> None:
     run.write_command(["rave_tools", "train", "--name", "my run"])
     run.write_command(["rave_tools", "train", "--resume"], note="CAPACITY = 5 (was 4)")
