@@ -14,7 +14,6 @@ opening a stranger's file runs no code of theirs.
 import errno
 import os
 import pickle
-import re
 import shlex
 import subprocess
 import tempfile
