@@ -1,18 +1,15 @@
 """A trained codec becomes a verified file, or nothing."""
 
-import io
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import torch
-
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import HostFacts, freeze, missing_names, script, write
-from rave_tools.export.prepare import ExportOptions, Prepared, prepare
+from rave_tools.export.nn_tilde import HostFacts, script, write
+from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.speed import Speed, measure_speed
-from rave_tools.export.verify import TOLERANCE_DB, Verification, difference, make_quiet, play, verify
+from rave_tools.export.verify import Verification, verify
 
 Report = Callable[[str], None]
 
@@ -29,7 +26,6 @@ class Delivered:
         path: of the file.
         facts: its numbers.
         verification: every check, passed.
-        frozen: weights are constants of the graph.
         size: in bytes.
         warnings: what a person should know before using it.
     """
@@ -37,42 +33,8 @@ class Delivered:
     path: Path
     facts: HostFacts
     verification: Verification
-    frozen: bool
     size: int
     warnings: list[str]
-
-
-def freeze_faithfully(module: torch.jit.ScriptModule, prepared: Prepared) -> tuple[torch.jit.ScriptModule, str]:
-    """Freeze, and take it back if that changes the contract or the sound.
-
-    Returns:
-        The module to save and why it is not frozen, empty when it is.
-    """
-    frozen = freeze(module)
-    lost = missing_names(frozen)
-    if lost:
-        return module, f"freezing lost {', '.join(lost)}"
-    facts = prepared.facts
-    hops = 8 + facts.latency // facts.hop
-    audio = 0.3 * torch.randn(1, facts.channels, hops * facts.hop, generator=torch.Generator().manual_seed(1))
-    outputs = []
-    for candidate in (module, frozen):
-        fresh = reload(candidate)
-        with torch.jit.optimized_execution(False):
-            make_quiet(fresh)
-            outputs.append(play(fresh, audio, [facts.hop, 2 * facts.hop]))
-    error, decibels = difference(outputs[1], outputs[0])
-    if decibels > TOLERANCE_DB:
-        return module, f"freezing changed the output by {error:.1e} ({decibels:.0f} dB)"
-    return frozen, ""
-
-
-def reload(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """A copy as a file would hold it; playing it leaves the original's state alone."""
-    archive = io.BytesIO()
-    torch.jit.save(module, archive)
-    archive.seek(0)
-    return torch.jit.load(archive).eval()
 
 
 def export(
@@ -103,11 +65,7 @@ def export(
     tell("preparing: folding weights, finding the grid with the least latency")
     prepared = prepare(codec, options)
     tell("compiling")
-    plain = script(prepared.host)
-    module, reason = freeze_faithfully(plain, prepared)
-    warnings = list(prepared.warnings)
-    if reason:
-        warnings.append(f"not frozen, the first blocks in a host will be slow: {reason}")
+    module = script(prepared.host)
     outcome: list[Verification] = []
 
     def check(passing: Path) -> None:
@@ -120,7 +78,7 @@ def export(
             raise ExportFailed(f"the file failed its verification and was not kept ({path}):\n  {reasons}")
 
     write(module, path, facts=prepared.facts, check=check)
-    return Delivered(path, prepared.facts, outcome[0], not reason, path.stat().st_size, warnings)
+    return Delivered(path, prepared.facts, outcome[0], path.stat().st_size, prepared.warnings)
 
 
 def describe(delivered: Delivered) -> list[str]:
@@ -129,7 +87,7 @@ def describe(delivered: Delivered) -> list[str]:
     milliseconds = 1000 / facts.sample_rate
     late = facts.latency + facts.hop
     rows = [
-        ("file", f"{delivered.path} ({delivered.size / 1e6:.1f} MB{', frozen' if delivered.frozen else ''})"),
+        ("file", f"{delivered.path} ({delivered.size / 1e6:.1f} MB)"),
         ("sample rate", f"{facts.sample_rate} Hz"),
         ("channels", f"{facts.channels} in, {facts.target_channels} out"),
         ("ratio", f"{facts.hop} samples per latent ({facts.hop * milliseconds:.1f} ms)"),

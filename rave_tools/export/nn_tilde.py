@@ -15,7 +15,7 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from rave_tools.export.step import Step
+from rave_tools.export.parts import KNOBS
 
 BOOL, INT, FLOAT = 0, 1, 2
 """Type codes of ``ATTRIBUTE_params``."""
@@ -73,16 +73,6 @@ def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchS
         return value != 0
 
 
-def silence_for(silence: list[Tensor], x: Tensor) -> list[Tensor]:
-    """The state before anything was heard, for as many rows as x has; each tensor's rows are a multiple of those."""
-    state: list[Tensor] = []
-    for room in silence:
-        state.append(
-            torch.zeros(room.shape[0] * x.shape[0], room.shape[1], room.shape[2], dtype=room.dtype, device=x.device)
-        )
-    return state
-
-
 class HostModel(nn.Module):
     """The module that is scripted: methods encode, decode, forward and the attributes of the contract.
 
@@ -92,8 +82,8 @@ class HostModel(nn.Module):
     length, one hop later). ``latency`` and ``input_offset`` can be read.
 
     Args:
-        encode: traced ``(audio, knobs, state) -> (controls, state)``.
-        decode: traced ``(latents, knobs, state) -> (audio, state)``.
+        encode: module ``(audio, knobs) -> controls`` that keeps its own state and can ``forget()`` it.
+        decode: likewise ``(latents, knobs) -> audio``.
         controls: what a host sends to what the decoder wants; TorchScript-able method ``hidden(controls)``, attribute
             ``temperature``.
         facts: numbers of the contract.
@@ -103,14 +93,12 @@ class HostModel(nn.Module):
     decode_params: Tensor
     forward_params: Tensor
 
-    def __init__(self, encode: Step, decode: Step, *, controls: nn.Module, facts: HostFacts) -> None:
+    def __init__(self, encode: nn.Module, decode: nn.Module, *, controls: nn.Module, facts: HostFacts) -> None:
         super().__init__()
-        self.encode_step = encode.function
-        self.decode_step = decode.function
-        self.encoder_silence, self.encoder_state = encode.silence, list(encode.silence)
-        self.decoder_silence, self.decoder_state = decode.silence, list(decode.silence)
-        self.encoder_rows = self.decoder_rows = 1
-        self.knobs = torch.ones(2)
+        self.encoding = encode
+        self.decoding = decode
+        self.awake = False
+        self.knobs = torch.ones(KNOBS)
         self.controls = controls
         self.sr = facts.sample_rate
         self.sampling_rate = facts.sample_rate
@@ -124,8 +112,6 @@ class HostModel(nn.Module):
         self.input_offset = facts.offset
         self.streaming = facts.streaming
         self.stereo_mode = False
-        self.loudest = LOUDEST
-        self.largest_control = LARGEST_CONTROL
         self._register_methods(facts)
         self._register_attributes(facts)
         self._register_queue(facts)
@@ -160,7 +146,19 @@ class HostModel(nn.Module):
 
     @torch.jit.export
     def get_methods(self) -> list[str]:
+        self.wake()
         return self.method_names
+
+    def wake(self) -> None:
+        """Let the host's compiler see every graph, before sound depends on it.
+
+        A host asks for the methods when it has loaded the file, long before its audio thread calls the first of them;
+        compilation takes two runs.
+        """
+        if not self.awake:
+            for _ in range(3):
+                self.decode(self.encode(torch.zeros([1, self.n_channels, self.hop])))
+            self.forget()
 
     @torch.jit.export
     def get_attributes(self) -> list[str]:
@@ -173,27 +171,18 @@ class HostModel(nn.Module):
             x = x[:, : self.n_channels]
         if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
             raise ValueError("encode: expected (batch, n_channels, a multiple of the hop) samples")
-        x = torch.nan_to_num(x, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.loudest, self.loudest)
-        if x.shape[0] != self.encoder_rows:
-            self.encoder_rows = x.shape[0]
-            self.encoder_state = silence_for(self.encoder_silence, x)
-        z, state = self.encode_step(x, self.knobs, self.encoder_state)
-        self.encoder_state = state
-        return z
+        self.awake = True
+        return self.encoding(x, self.knobs)
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
         """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right."""
         rows = z.shape[0]
-        z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).clamp(-self.largest_control, self.largest_control)
+        self.awake = True
         if self.copies > 1 and not self.stereo_mode:
             z = z.repeat_interleave(self.copies, 0)
         z = self.controls.hidden(z)
-        if z.shape[0] != self.decoder_rows:
-            self.decoder_rows = z.shape[0]
-            self.decoder_state = silence_for(self.decoder_silence, z)
-        y, state = self.decode_step(z, self.knobs, self.decoder_state)
-        self.decoder_state = state
+        y = self.decoding(z, self.knobs)
         if self.stereo_mode:
             if self.n_channels == 1 and rows % 2 == 0:
                 return torch.cat([y[: rows // 2], y[rows // 2 :]], 1)
@@ -237,11 +226,8 @@ class HostModel(nn.Module):
 
     def forget(self) -> None:
         """Forget everything heard."""
-        rows = torch.zeros(1, device=self.knobs.device)
-        self.encoder_rows = 1
-        self.decoder_rows = 1
-        self.encoder_state = silence_for(self.encoder_silence, rows)
-        self.decoder_state = silence_for(self.decoder_silence, rows)
+        self.encoding.forget()
+        self.decoding.forget()
         self.clear_queue(1)
 
     @torch.jit.export
@@ -301,10 +287,6 @@ class HostModel(nn.Module):
         return self.latency
 
 
-METHODS = ("encode", "decode")
-ACCESSORS = tuple(
-    f"{verb}_{name}" for name in ("reset", "temperature", "noise", "buffered", "latency") for verb in ("get", "set")
-) + ("get_methods", "get_attributes", "set_stereo_mode")
 NUMBERS = (
     "sr",
     "sampling_rate",
@@ -318,30 +300,12 @@ NUMBERS = (
     "streaming",
     "stereo_mode",
 )
-VALUES = ("reset", "temperature", "noise", "buffered", "latency", "method_names", "attribute_names")
-TENSORS = tuple(f"{name}_params" for name in ("encode", "decode", "forward", *VALUES[:5]))
 LABELS = tuple(f"{name}_{side}_labels" for name in ("encode", "decode", "forward") for side in ("input", "output"))
-PRESERVED = (*METHODS, *ACCESSORS, *NUMBERS, *VALUES, *TENSORS, *LABELS)
-"""Everything besides ``forward`` that freezing must leave in the file."""
 
 
 def script(host: HostModel) -> torch.jit.ScriptModule:
     """Compile a host module, as it is."""
     return torch.jit.script(host.eval().requires_grad_(False))
-
-
-def freeze(module: torch.jit.ScriptModule) -> torch.jit.ScriptModule:
-    """Make the weights constants of the graph but keep the contract as attributes.
-
-    Freezing shortens the first blocks to a quarter (RAVE v2_small: 285 and 224 ms become 52 and 62), but drops by
-    default what hosts read, hence the list.
-    """
-    return torch.jit.freeze(module, preserved_attrs=list(PRESERVED))
-
-
-def missing_names(module: torch.jit.ScriptModule) -> list[str]:
-    """What of the contract a module lost."""
-    return [name for name in PRESERVED if not hasattr(module, name)]
 
 
 def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check: Callable[[Path], None]) -> None:

@@ -10,12 +10,16 @@ from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import HostFacts, HostModel
+from rave_tools.export.engine import Engine, Stage
+from rave_tools.export.lowering import Builder, lower
+from rave_tools.export.nn_tilde import LARGEST_CONTROL, LOUDEST, HostFacts, HostModel
+from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
-from rave_tools.export.step import StreamParts, make_step
+from rave_tools.export.step import make_step, run_chain
 from rave_tools.nn.conv import fold_weight_norm
-from rave_tools.nn.noise import NoiseGenerator, NoiseGeneratorV2
 from rave_tools.nn.streaming import streaming
+
+PRECISIONS = ("fp32", "bf16")
 
 
 @dataclass(frozen=True)
@@ -30,6 +34,7 @@ class ExportOptions:
         channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the
             same latents.
         buffered: start with the queue that lets ``forward`` accept blocks of any length, one hop later.
+        precision: ``fp32``, or ``bf16``: matrices in bfloat16, half the size and on many processors twice the speed.
     """
 
     streaming: bool = True
@@ -38,6 +43,7 @@ class ExportOptions:
     sample_rate: int | None = None
     channels: int | None = None
     buffered: bool = False
+    precision: str = "fp32"
 
 
 @dataclass
@@ -60,63 +66,6 @@ class Prepared:
     warnings: list[str]
 
 
-class ScaledNoise(nn.Module):
-    """A noise branch with a gain.
-
-    Args:
-        branch: draws noise from features.
-
-    Attributes:
-        gain: one number.
-    """
-
-    def __init__(self, branch: nn.Module) -> None:
-        super().__init__()
-        self.branch = branch
-        self.gain = torch.ones(())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C', T)."""
-        return self.branch(x) * self.gain
-
-
-def scale_noise(model: nn.Module) -> list[ScaledNoise]:
-    """Give every noise branch of a model, in place, a gain; returns the branches."""
-    branches = []
-    for module in list(model.modules()):
-        for name, child in list(module.named_children()):
-            if isinstance(child, (NoiseGenerator, NoiseGeneratorV2)):
-                branches.append(ScaledNoise(child))
-                setattr(module, name, branches[-1])
-    return branches
-
-
-class CodecParts(StreamParts):
-    """The two halves of a codec with its random parts under control.
-
-    Args:
-        codec: streaming or plain, with submodules ``pqmf``, ``encoder`` and ``decoder``; its noise branches are wrapped
-            in place.
-    """
-
-    def __init__(self, codec: Autoencoder) -> None:
-        super().__init__()
-        self.pqmf = codec.pqmf
-        self.encoder = codec.encoder
-        self.decoder = codec.decoder
-        self.noises = scale_noise(self.decoder)
-
-    def encode_stream(self, x: Tensor, temperature: Tensor) -> Tensor:
-        """(B, C, T) -> (B, D, T / hop)."""
-        return self.encoder.sample(self.encoder(self.pqmf.encode(x)), temperature)
-
-    def decode_stream(self, z: Tensor, noise: Tensor) -> Tensor:
-        """(B, D, N) -> (B, C, N * hop)."""
-        for branch in self.noises:
-            branch.gain = noise
-        return self.pqmf.decode(self.decoder(z))
-
-
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
     if options.latent_size is not None and not 1 <= options.latent_size <= codec.latent_dim:
         raise UserError(
@@ -127,6 +76,10 @@ def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
         raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
         raise UserError(f"--channels {options.channels}: a model needs at least one output")
+    if options.precision not in PRECISIONS:
+        raise UserError(f"--precision {options.precision}: choose one of {', '.join(PRECISIONS)}")
+    if options.precision != "fp32" and not options.streaming:
+        raise UserError(f"--precision {options.precision} is for streaming exports: leave --nostreaming out")
     if options.sample_rate is not None and options.sample_rate != codec.sample_rate and not options.streaming:
         raise UserError("--sr resamples in a stream: leave --nostreaming out, or resample the files (generate does)")
     if options.sample_rate is not None and options.sample_rate < codec.sample_rate:
@@ -170,7 +123,7 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     quiet.temperature = 0.0
     plain = copy.deepcopy(codec).eval()
     for branch in scale_noise(plain):
-        branch.gain = torch.zeros(())
+        branch.synthesis.gain = torch.zeros(())
     target = options.sample_rate or codec.sample_rate
     enter: nn.Module = nn.Identity()
     leave: nn.Module = nn.Identity()
@@ -213,8 +166,8 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
     if options.streaming:
         live, info = streaming(codec, codec.hop)
         offset, latency = info.offset, info.latency
-    parts: StreamParts = CodecParts(live)
-    has_noise = bool(parts.noises)
+    parts = codec_parts(live, controls)
+    has_noise = any(isinstance(module, NoiseSynthesis) for module in parts.modules())
     target = options.sample_rate or codec.sample_rate
     hop = codec.hop
     if target != codec.sample_rate:
@@ -238,19 +191,31 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         buffered=options.buffered,
         has_noise=has_noise,
     )
-    knobs = torch.ones(2)
-    encode = make_step(
-        parts,
-        lambda x, knobs: controls.shown(parts.encode_stream(x, knobs[0])),
-        x=torch.zeros(1, facts.channels, 2 * facts.hop),
-        knobs=knobs,
+    host = HostModel(
+        _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST),
+        _half(parts.decoding, 1, facts.full_latent_size, options, loudest=LARGEST_CONTROL),
+        controls=controls,
+        facts=facts,
     )
-    decode = make_step(
-        parts,
-        lambda z, knobs: parts.decode_stream(z, knobs[1]),
-        x=torch.zeros(1, facts.full_latent_size, 2),
-        knobs=knobs,
-    )
-    host = HostModel(encode, decode, controls=controls, facts=facts).eval()
-    return Prepared(host, facts, reference, (left, right), _gather_warnings(codec, options, hop))
+    return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(codec, options, hop))
 
+
+def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *, loudest: float) -> nn.Module:
+    """A chain of modules as one module that hosts can run.
+
+    Args:
+        chain: streaming or plain.
+        rate: frames of its input per hop.
+        width: channels of its input.
+        options: what the file should be.
+        loudest: input is cut there.
+    """
+    knobs = torch.ones(KNOBS)
+    if options.streaming:
+        builder = Builder(rate, width, loudest=loudest, half=options.precision == "bf16", knobs=knobs)
+        wire = builder.input
+        for module in chain:
+            wire = lower(module, wire, builder)
+        return Engine(builder.finish(wire))
+    example = torch.zeros(1, width, 2 * rate)
+    return Stage(make_step(chain, lambda x, knobs: run_chain(chain, x, knobs), x=example, knobs=knobs), loudest)

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rave_tools.errors import UserError
-from rave_tools.export.step import StreamParts
+from rave_tools.export.parts import Parts
 from rave_tools.nn.streaming import Delay, Memory
 
 ZERO_CROSSINGS = 40
@@ -110,7 +110,7 @@ class Interpolator(nn.Module):
         return late[..., ZERO_CROSSINGS * self.ratio :]
 
 
-class Resampled(StreamParts):
+class Resampled(Parts):
     """Two halves that run at a host's rate.
 
     Args:
@@ -123,31 +123,20 @@ class Resampled(StreamParts):
         offset, latency: of the whole, in samples of the host.
     """
 
-    def __init__(self, parts: nn.Module, sample_rate: int, target: int, *, offset: int, latency: int, hop: int) -> None:
-        super().__init__()
+    def __init__(self, parts: Parts, sample_rate: int, target: int, *, offset: int, latency: int, hop: int) -> None:
         ratio = rate_ratio(sample_rate, target)
-        self.parts = parts
-        self.early, self.late = Delay(), Delay()
+        early, late = Delay(), Delay()
+        enter: nn.Module = Decimator(ratio) if target > sample_rate else Interpolator(ratio)
+        leave: nn.Module = Interpolator(ratio) if target > sample_rate else Decimator(ratio)
+        super().__init__([enter, early, *parts.encoding], [*parts.decoding, late, leave])
         # The filter in front shifts the signal on the model's grid too.
         offset += ZERO_CROSSINGS * (1 if target > sample_rate else ratio)
         if target > sample_rate:
-            self.enter: nn.Module = Decimator(ratio)
-            self.leave: nn.Module = Interpolator(ratio)
             self.offset = offset % hop * ratio
             self.latency = (latency + 2 * ZERO_CROSSINGS) * ratio
         else:
-            self.enter = Interpolator(ratio)
-            self.leave = Decimator(ratio)
             # Both numbers must be whole samples of the slower host: wait for the next one.
-            self.early.set(-offset % ratio)
-            self.late.set(-(latency + self.early.samples) % ratio)
-            self.offset = (offset + self.early.samples) % hop // ratio
-            self.latency = (latency + self.early.samples + self.late.samples) // ratio + 2 * ZERO_CROSSINGS
-
-    def encode_stream(self, x: Tensor, temperature: Tensor) -> Tensor:
-        """(B, C, T) at the host's rate -> (B, D, N)."""
-        return self.parts.encode_stream(self.early(self.enter(x)), temperature)
-
-    def decode_stream(self, z: Tensor, noise: Tensor) -> Tensor:
-        """(B, D, N) -> (B, C, T) at the host's rate."""
-        return self.leave(self.late(self.parts.decode_stream(z, noise)))
+            early.set(-offset % ratio)
+            late.set(-(latency + early.samples) % ratio)
+            self.offset = (offset + early.samples) % hop // ratio
+            self.latency = (latency + early.samples + late.samples) // ratio + 2 * ZERO_CROSSINGS

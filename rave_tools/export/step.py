@@ -6,7 +6,7 @@ graph has neither branches nor submodules, which is what makes a host's first bl
 """
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -16,16 +16,22 @@ from rave_tools.nn.conv import ConvTranspose1d
 from rave_tools.nn.streaming import Memory
 
 
-class StreamParts(nn.Module):
-    """The two halves of a codec, streaming or not."""
+class Turnable:
+    """Mark of a module that a host can turn while it plays."""
 
-    def encode_stream(self, x: Tensor, temperature: Tensor) -> Tensor:
-        """Audio to latents: (B, C, T) -> (B, D, T / hop), drawn from the posterior with that scale of its deviation."""
+    def turn(self, knobs: Tensor) -> None:
+        """Take what belongs to this module from all knobs, before each block."""
         raise NotImplementedError
 
-    def decode_stream(self, z: Tensor, noise: Tensor) -> Tensor:
-        """Latents to audio: (B, D, N) -> (B, C, N * hop), with that gain of the noise branches."""
-        raise NotImplementedError
+
+def run_chain(chain: Iterable[nn.Module], x: Tensor, knobs: Tensor) -> Tensor:
+    """Modules in a row, each of their Turnable parts turned first."""
+    for module in chain:
+        for part in module.modules():
+            if isinstance(part, Turnable):
+                part.turn(knobs)
+        x = module(x)
+    return x
 
 
 Half = Callable[[Tensor, Tensor], Tensor]
