@@ -35,6 +35,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_bool(
         "buffered", False, "forward takes blocks of any length from the start, one hop later", flag_values=flags
     )
+    absl_flags.DEFINE_enum(
+        "precision", "fp32", ["fp32", "bf16"], "of the weights: bf16 halves the file and the time", flag_values=flags
+    )
     absl_flags.DEFINE_bool("speed", True, "measure the speed of the file (some seconds)", flag_values=flags)
 
 
@@ -52,6 +55,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         sample_rate=flags["sr"].value,
         channels=flags["channels"].value,
         buffered=flags["buffered"].value,
+        precision=flags["precision"].value,
     )
     weights = ", averaged weights" if flags["ema_weights"].value else ""
     print(f"exporting {opened.path} ({opened.step} generator updates{weights})")

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import HostFacts, script, write
+from rave_tools.export.nn_tilde import script, write
+from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.speed import Speed, measure_speed
 from rave_tools.export.verify import Verification, verify

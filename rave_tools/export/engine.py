@@ -241,7 +241,7 @@ class Engine(nn.Module):
         """(B, C, T) -> (B, C', T'), T a multiple of the hop."""
         hops = x.shape[2] // self.rates[0]
         # Memory made in inference mode must not be changed outside of it.
-        locked = self.inlet.is_inference() and not torch.empty([0]).is_inference()
+        locked = self.inlet.is_inference() and not x.new_empty([0]).is_inference()
         if hops != self.hops or x.shape[0] != self.rows or locked:
             self.plan(hops, x.shape[0])
         if self.fresh:

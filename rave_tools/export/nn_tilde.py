@@ -8,60 +8,19 @@ are tensors of [channels in, ratio in, channels out, ratio out].
 import json
 import os
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Union
 
 import torch
 from torch import Tensor, nn
 
-from rave_tools.export.parts import KNOBS
+from rave_tools.export.player import HostFacts, Player
 
 BOOL, INT, FLOAT = 0, 1, 2
 """Type codes of ``ATTRIBUTE_params``."""
 
-LOUDEST = 64.0
-"""Full scales (+36 dB) at which input audio is cut: a host's uninitialised memory is louder, no music is."""
-
 FACTS_FILE = "rave_tools.json"
-
-LARGEST_CONTROL = 65536.0
-"""Latents are cut there; codebook indices and audible latents are far smaller."""
-
-
-@dataclass(frozen=True)
-class HostFacts:
-    """What a host, and a person, may know about an exported model.
-
-    Attributes:
-        sample_rate: in hertz, at which the host should run.
-        channels: of the encoder's input.
-        target_channels: of the decoder's output.
-        hop: samples per latent frame at ``sample_rate``.
-        latent_size: controls that a host sees.
-        full_latent_size: the most controls that ``decode`` accepts.
-        latency: of ``forward``, from an input sample to the output sample that belongs to it, in samples, without
-            queue.
-        offset: by how many samples the analysis grid is shifted; part of the latency.
-        streaming: keeps state from block to block.
-        buffered: start with the queue that makes blocks of any length possible.
-        has_noise: the decoder draws noise whose level is an attribute.
-        labels: names of the controls, one per control.
-    """
-
-    sample_rate: int
-    channels: int
-    target_channels: int
-    hop: int
-    latent_size: int
-    full_latent_size: int
-    labels: tuple[str, ...]
-    latency: int
-    offset: int
-    streaming: bool = True
-    buffered: bool = False
-    has_noise: bool = False
-
 
 def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchScript reads typing.Union)
     """A switch as the RAVE VST (tensor), nn~ (int) or Python (bool) sends it."""
@@ -71,6 +30,32 @@ def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchS
         return value
     else:
         return value != 0
+
+
+@torch.jit.interface
+class Playing(nn.Module):
+    """What a player can do. Called through this interface, each of its methods keeps one compiled form."""
+
+    def encode(self, x: Tensor) -> Tensor:  # type: ignore[empty-body]
+        pass
+
+    def decode(self, z: Tensor) -> Tensor:  # type: ignore[empty-body]
+        pass
+
+    def forward(self, x: Tensor) -> Tensor:  # type: ignore[empty-body]
+        pass
+
+    def forget(self) -> None:
+        pass
+
+    def turn(self, temperature: float, noise: float) -> None:
+        pass
+
+    def set_stereo(self, stereo: bool) -> None:
+        pass
+
+    def set_queue(self, queue: bool) -> None:
+        pass
 
 
 class HostModel(nn.Module):
@@ -89,22 +74,20 @@ class HostModel(nn.Module):
         facts: numbers of the contract.
     """
 
+    player: Playing
     encode_params: Tensor
     decode_params: Tensor
     forward_params: Tensor
 
     def __init__(self, encode: nn.Module, decode: nn.Module, *, controls: nn.Module, facts: HostFacts) -> None:
         super().__init__()
-        self.encoding = encode
-        self.decoding = decode
+        player = Player(encode, decode, controls=controls, facts=facts)
+        self.player = torch.jit.script(player.eval().requires_grad_(False))
         self.awake = False
-        self.knobs = torch.ones(KNOBS)
-        self.controls = controls
         self.sr = facts.sample_rate
         self.sampling_rate = facts.sample_rate
         self.n_channels = facts.channels
         self.target_channels = facts.target_channels
-        self.copies = -(-facts.target_channels // facts.channels)
         self.hop = facts.hop
         self.latent_size = facts.latent_size
         self.full_latent_size = facts.full_latent_size
@@ -114,7 +97,6 @@ class HostModel(nn.Module):
         self.stereo_mode = False
         self._register_methods(facts)
         self._register_attributes(facts)
-        self._register_queue(facts)
 
     def _register_methods(self, facts: HostFacts) -> None:
         latents = list(facts.labels)
@@ -140,10 +122,6 @@ class HostModel(nn.Module):
         for name in ("temperature", "noise"):
             self.register_buffer(f"{name}_params", torch.tensor([FLOAT]))
 
-    def _register_queue(self, facts: HostFacts) -> None:
-        self.queued_input = torch.zeros(1, facts.channels, 0)
-        self.queued_output = torch.zeros(1, facts.target_channels, facts.hop)
-
     @torch.jit.export
     def get_methods(self) -> list[str]:
         self.wake()
@@ -156,9 +134,11 @@ class HostModel(nn.Module):
         compilation takes two runs.
         """
         if not self.awake:
+            silence = torch.zeros([1, self.n_channels, self.hop])
             for _ in range(3):
-                self.decode(self.encode(torch.zeros([1, self.n_channels, self.hop])))
-            self.forget()
+                self.player.decode(self.player.encode(silence))
+                self.player.forward(silence)
+            self.player.forget()
 
     @torch.jit.export
     def get_attributes(self) -> list[str]:
@@ -167,78 +147,32 @@ class HostModel(nn.Module):
     @torch.jit.export
     def encode(self, x: Tensor) -> Tensor:
         """Audio (B, C, T) -> controls (B, L, T / hop)."""
-        if self.stereo_mode and x.shape[1] > self.n_channels:
-            x = x[:, : self.n_channels]
-        if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
-            raise ValueError("encode: expected (batch, n_channels, a multiple of the hop) samples")
         self.awake = True
-        return self.encoding(x, self.knobs)
+        return self.player.encode(x)
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
         """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right."""
-        rows = z.shape[0]
         self.awake = True
-        if self.copies > 1 and not self.stereo_mode:
-            z = z.repeat_interleave(self.copies, 0)
-        z = self.controls.hidden(z)
-        y = self.decoding(z, self.knobs)
-        if self.stereo_mode:
-            if self.n_channels == 1 and rows % 2 == 0:
-                return torch.cat([y[: rows // 2], y[rows // 2 :]], 1)
-            elif rows % 2 == 0:
-                return torch.cat([y[: rows // 2, :1], y[rows // 2 :, 1:2]], 1)
-            else:
-                return y.expand(rows, 2, y.shape[2]) if self.n_channels == 1 else y
-        return y.reshape(rows, self.copies * self.n_channels, y.shape[2])[:, : self.target_channels]
+        return self.player.decode(z)
 
     def forward(self, x: Tensor) -> Tensor:
-        """Audio (B, C, T) -> audio (B, C', T); T that is no multiple of the hop goes through the queue, one hop later.
-
-        The queue collects samples to whole hops; what waits in front of the model and behind it is together always one
-        hop.
-        """
-        samples = x.shape[2]
-        if self.buffered[0] == 0 and samples % self.hop != 0:
+        """Audio (B, C, T) -> audio (B, C', T); other lengths than whole hops pass a queue, one hop later."""
+        self.awake = True
+        if self.buffered[0] == 0 and x.shape[2] % self.hop != 0:
             self.set_buffered(1)
-        queued = self.buffered[0] != 0
-        if queued:
-            if self.queued_input.shape[0] != x.shape[0]:
-                self.clear_queue(x.shape[0])
-            x = torch.cat([self.queued_input, x], 2)
-            whole = x.shape[2] // self.hop * self.hop
-            self.queued_input = x[..., whole:].clone()
-            x = x[..., :whole]
-        if x.shape[2] > 0:
-            y = self.decode(self.encode(x))
-        else:
-            y = torch.zeros(x.shape[0], self.target_channels, 0, dtype=x.dtype, device=x.device)
-        if queued:
-            ready = torch.cat([self.queued_output, y], 2)
-            self.queued_output = ready[..., samples:].clone()
-            y = ready[..., :samples].clone()
-        return y
-
-    def clear_queue(self, rows: int) -> None:
-        device = self.knobs.device
-        self.queued_input = torch.zeros(rows, self.n_channels, 0, device=device)
-        self.queued_output = torch.zeros(rows, self.target_channels, self.hop, device=device)
-
-    def forget(self) -> None:
-        """Forget everything heard."""
-        self.encoding.forget()
-        self.decoding.forget()
-        self.clear_queue(1)
+        return self.player.forward(x)
 
     @torch.jit.export
     def set_stereo_mode(self, stereo: Union[Tensor, bool, int]) -> int:  # noqa: UP007 (TorchScript reads typing.Union)
         self.stereo_mode = read_switch(stereo)
+        self.player.set_stereo(self.stereo_mode)
         return 0
 
     @torch.jit.export
     def set_reset(self, reset: int) -> int:
         if reset != 0:
-            self.forget()
+            self.player.forget()
         return 0
 
     @torch.jit.export
@@ -248,8 +182,7 @@ class HostModel(nn.Module):
     @torch.jit.export
     def set_temperature(self, temperature: float) -> int:
         self.temperature = (max(temperature, 0.0),)
-        self.controls.temperature = max(temperature, 0.0)
-        self.knobs = torch.tensor([self.temperature[0], self.noise[0]], device=self.knobs.device)
+        self.player.turn(self.temperature[0], self.noise[0])
         return 0
 
     @torch.jit.export
@@ -259,7 +192,7 @@ class HostModel(nn.Module):
     @torch.jit.export
     def set_noise(self, noise: float) -> int:
         self.noise = (noise,)
-        self.knobs = torch.tensor([self.temperature[0], self.noise[0]], device=self.knobs.device)
+        self.player.turn(self.temperature[0], self.noise[0])
         return 0
 
     @torch.jit.export
@@ -270,7 +203,7 @@ class HostModel(nn.Module):
     def set_buffered(self, buffered: int) -> int:
         self.buffered = (int(buffered != 0),)
         self.latency = (self.latency_samples + self.hop * self.buffered[0],)
-        self.clear_queue(1)
+        self.player.set_queue(self.buffered[0] != 0)
         return 0
 
     @torch.jit.export

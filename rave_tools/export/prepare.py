@@ -12,8 +12,9 @@ from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
-from rave_tools.export.nn_tilde import LARGEST_CONTROL, LOUDEST, HostFacts, HostModel
+from rave_tools.export.nn_tilde import HostModel
 from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
+from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
 from rave_tools.export.step import make_step, run_chain
 from rave_tools.nn.conv import fold_weight_norm
