@@ -36,7 +36,10 @@ def define(flags: absl_flags.FlagValues) -> None:
         "buffered", False, "forward takes blocks of any length from the start, one hop later", flag_values=flags
     )
     absl_flags.DEFINE_enum(
-        "precision", "fp32", ["fp32", "bf16"], "of the weights: bf16 halves the file and the time", flag_values=flags
+        "precision", "fp32", ["fp32", "bf16", "fp16"], "of the weights; fp16 with --processor x86", flag_values=flags
+    )
+    absl_flags.DEFINE_enum(
+        "processor", "any", ["any", "x86"], "of the host; x86 is faster and plays on no other", flag_values=flags
     )
     absl_flags.DEFINE_bool("speed", True, "measure the speed of the file (some seconds)", flag_values=flags)
 
@@ -56,6 +59,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         channels=flags["channels"].value,
         buffered=flags["buffered"].value,
         precision=flags["precision"].value,
+        processor=flags["processor"].value,
     )
     weights = ", averaged weights" if flags["ema_weights"].value else ""
     print(f"exporting {opened.path} ({opened.step} generator updates{weights})")

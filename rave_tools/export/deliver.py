@@ -90,6 +90,7 @@ def describe(delivered: Delivered) -> list[str]:
     rows = [
         ("file", f"{delivered.path} ({delivered.size / 1e6:.1f} MB)"),
         ("sample rate", f"{facts.sample_rate} Hz"),
+        ("precision", f"{facts.precision}, processor {facts.processor}"),
         ("channels", f"{facts.channels} in, {facts.target_channels} out"),
         ("ratio", f"{facts.hop} samples per latent ({facts.hop * milliseconds:.1f} ms)"),
         ("latents", f"{facts.latent_size} of {facts.full_latent_size}"),

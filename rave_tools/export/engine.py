@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from rave_tools.export.step import Step
 
-COPY, MATMUL, LEAKY_RELU, ADD, MULTIPLY, SIGMOID, TANH, SINE, POWER, CLEAN, SIGNS, CALL = range(12)
+COPY, MATMUL, LEAKY_RELU, ADD, MULTIPLY, SIGMOID, TANH, SINE, POWER, CLEAN, SIGNS, CALL, PACKED = range(13)
 """Instructions; ``Engine.forward`` carries them out."""
 
 ALWAYS, ONE_ROW, SEVERAL_ROWS = range(3)
@@ -147,10 +147,12 @@ class Engine(nn.Module):
 
     Args:
         program: of a half.
+        products: how to multiply.
     """
 
-    def __init__(self, program: Program) -> None:
+    def __init__(self, program: Program, products: nn.Module) -> None:
         super().__init__()
+        self.products = products
         self.rates = [signal.rate for signal in program.signals]
         self.widths = [signal.width for signal in program.signals]
         self.pasts = [signal.past for signal in program.signals]
@@ -223,11 +225,14 @@ class Engine(nn.Module):
         operands: list[list[Tensor]] = [[], [], []]
         for i, when in enumerate(self.program_whens):
             if when == 0 or (when == 1) == (rows == 1):
-                codes.append(self.program_codes[i])
-                counts.append(self.program_counts[i])
-                values.append(self.program_values[i])
+                code, count = self.program_codes[i], self.program_counts[i]
                 for k, number in enumerate(self.program_operands[i]):
                     operands[k].append(views[number] if number >= 0 else self.constants[-1 - number])
+                if code == 1 and self.products.serves(operands[0][-1].shape[0], count == 1):
+                    code, count = 12, self.products.place(self.program_operands[i][1], operands[1][-1])
+                codes.append(code)
+                counts.append(count)
+                values.append(self.program_values[i])
         self.codes, self.counts, self.values = codes, counts, values
         self.firsts, self.seconds, self.outs = operands[0], operands[1], operands[2]
         heads: list[Tensor] = []
@@ -259,6 +264,8 @@ class Engine(nn.Module):
                 out.copy_(a)
             elif code == 1:
                 torch.mm(a, seconds[i], out=out)
+            elif code == 12:
+                self.products.multiply(a, self.counts[i], out)
             elif code == 2:
                 torch._C._nn.leaky_relu(a, self.values[i], out=out)
             elif code == 3:

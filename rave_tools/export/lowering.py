@@ -74,12 +74,16 @@ class Builder:
         rate: samples or frames of the input per hop.
         width: channels of the input.
         loudest: input is cut there.
-        half: store the matrices of convolutions in bfloat16.
+        storage: type in which the matrices of convolutions are stored.
+        half: multiply in bfloat16, with plain operators.
         knobs: an example of what a host can turn, for blocks that are traced.
     """
 
-    def __init__(self, rate: int, width: int, *, loudest: float, half: bool, knobs: Tensor) -> None:
+    def __init__(
+        self, rate: int, width: int, *, loudest: float, storage: torch.dtype, half: bool, knobs: Tensor
+    ) -> None:
         self.program = Program(loudest=loudest)
+        self.storage = storage
         self.half = half
         self.knobs = knobs
         self.input = self.signal(rate, width)
@@ -193,18 +197,18 @@ class Builder:
             windows = self.view(room, Dim(frames * fold, columns, HOPS + ROWS), Dim(columns, 1))
         out = into or self.signal(frames * up, rows // up * fold)
         # Stored (out, in) and handed over transposed: the layout that a product of few frames reads fastest.
-        matrix = self.constant((weight.bfloat16() if half else weight).contiguous().t())
+        matrix = self.constant((weight if exact else weight.to(self.storage)).contiguous().t())
         offset = None if bias is None else self.constant(bias.reshape(1, -1))
         if fold == 1:
             pitch = rows if up > 1 else self.full_width(out)
             product = self.view(out, Dim(frames, pitch, HOPS + ROWS), Dim(rows, 1))
             when = ONE_ROW if up > 1 else ALWAYS
-            self.product(windows, matrix, offset, product, frames, when)
+            self.product(windows, matrix, offset, product, frames, when=when, exact=exact)
         if up > 1 or fold > 1:
             aside = self.signal(frames, rows * fold)
             product = self.view(aside, Dim(frames * fold, rows, HOPS + ROWS), Dim(rows, 1))
             when = SEVERAL_ROWS if fold == 1 else ALWAYS
-            self.product(windows, matrix, offset, product, frames * fold, when)
+            self.product(windows, matrix, offset, product, frames * fold, when=when, exact=exact)
             each = rows // up
             source = self.view(
                 aside, Dim(frames, rows * fold, HOPS, True), Dim(up, each), Dim(fold, rows, ROWS), Dim(each, 1)
@@ -216,17 +220,18 @@ class Builder:
             self.instruct(engine.COPY, source, source, target, when=when)
         return out
 
-    def product(self, windows: int, matrix: int, bias: int | None, out: int, frames: int, when: int) -> None:
+    def product(
+        self, windows: int, matrix: int, bias: int | None, out: int, frames: int, *, when: int, exact: bool
+    ) -> None:
         """Multiply, in the matrix's precision, and add the bias."""
-        value = self.program.constants[-1 - matrix]
-        if value.dtype == torch.bfloat16:
-            rows = value.shape[1]
+        if self.half and not exact:
+            rows = self.program.constants[-1 - matrix].shape[1]
             room = self.signal(frames, rows, half=True)
             product = self.view(room, Dim(frames, rows, HOPS + ROWS), Dim(rows, 1))
             self.instruct(engine.MATMUL, windows, matrix, product, when=when)
             self.instruct(engine.COPY, product, product, out, when=when)
         else:
-            self.instruct(engine.MATMUL, windows, matrix, out, when=when)
+            self.instruct(engine.MATMUL, windows, matrix, out, when=when, count=int(exact))
         if bias is not None:
             self.instruct(engine.ADD, out, bias, out, when=when)
 

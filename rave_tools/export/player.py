@@ -31,6 +31,8 @@ class HostFacts:
         streaming: keeps state from block to block.
         buffered: start with the queue that makes blocks of any length possible.
         has_noise: the decoder draws noise whose level is an attribute.
+        precision: in which matrices are stored.
+        processor: that the file plays on, or ``any``.
         labels: names of the controls, one per control.
     """
 
@@ -46,6 +48,8 @@ class HostFacts:
     streaming: bool = True
     buffered: bool = False
     has_noise: bool = False
+    precision: str = "fp32"
+    processor: str = "any"
 
 
 @torch.jit.interface

@@ -15,12 +15,16 @@ from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
 from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
+from rave_tools.export.products import PackedProducts, PlainProducts
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
 from rave_tools.export.step import make_step, run_chain
 from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.nn.streaming import streaming
 
-PRECISIONS = ("fp32", "bf16")
+STORAGE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+"""What ``--precision`` means for the matrices of convolutions."""
+
+PROCESSORS = ("any", "x86")
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,9 @@ class ExportOptions:
         channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the
             same latents.
         buffered: start with the queue that lets ``forward`` accept blocks of any length, one hop later.
-        precision: ``fp32``, or ``bf16``: matrices in bfloat16, half the size and on many processors twice the speed.
+        precision: of the matrices: ``fp32``; ``bf16``, half the size, faster on processors that know it; ``fp16``, half
+            the size with an eighth of bf16's error, for the processor ``x86`` only.
+        processor: ``any``, or ``x86``: with FBGEMM's kernels, which official builds of torch for x86 with AVX2 have.
     """
 
     streaming: bool = True
@@ -45,6 +51,7 @@ class ExportOptions:
     channels: int | None = None
     buffered: bool = False
     precision: str = "fp32"
+    processor: str = "any"
 
 
 @dataclass
@@ -77,10 +84,14 @@ def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
         raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
         raise UserError(f"--channels {options.channels}: a model needs at least one output")
-    if options.precision not in PRECISIONS:
-        raise UserError(f"--precision {options.precision}: choose one of {', '.join(PRECISIONS)}")
-    if options.precision != "fp32" and not options.streaming:
-        raise UserError(f"--precision {options.precision} is for streaming exports: leave --nostreaming out")
+    if options.precision not in STORAGE:
+        raise UserError(f"--precision {options.precision}: choose one of {', '.join(STORAGE)}")
+    if options.processor not in PROCESSORS:
+        raise UserError(f"--processor {options.processor}: choose one of {', '.join(PROCESSORS)}")
+    if (options.precision, options.processor) != ("fp32", "any") and not options.streaming:
+        raise UserError("--precision and --processor are for streaming exports: leave --nostreaming out")
+    if options.precision == "fp16" and options.processor != "x86":
+        raise UserError("--precision fp16 needs kernels of x86 processors: add --processor x86, or take bf16")
     if options.sample_rate is not None and options.sample_rate != codec.sample_rate and not options.streaming:
         raise UserError("--sr resamples in a stream: leave --nostreaming out, or resample the files (generate does)")
     if options.sample_rate is not None and options.sample_rate < codec.sample_rate:
@@ -191,6 +202,8 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         streaming=options.streaming,
         buffered=options.buffered,
         has_noise=has_noise,
+        precision=options.precision,
+        processor=options.processor,
     )
     host = HostModel(
         _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST),
@@ -199,6 +212,13 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         facts=facts,
     )
     return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(codec, options, hop))
+
+
+def _products(options: ExportOptions) -> nn.Module:
+    """How the engine multiplies."""
+    if options.processor == "x86":
+        return PackedProducts(split=options.precision == "fp32")
+    return PlainProducts()
 
 
 def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *, loudest: float) -> nn.Module:
@@ -213,10 +233,12 @@ def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *
     """
     knobs = torch.ones(KNOBS)
     if options.streaming:
-        builder = Builder(rate, width, loudest=loudest, half=options.precision == "bf16", knobs=knobs)
+        half = options.precision == "bf16" and options.processor == "any"
+        storage = STORAGE[options.precision]
+        builder = Builder(rate, width, loudest=loudest, storage=storage, half=half, knobs=knobs)
         wire = builder.input
         for module in chain:
             wire = lower(module, wire, builder)
-        return Engine(builder.finish(wire))
+        return Engine(builder.finish(wire), _products(options))
     example = torch.zeros(1, width, 2 * rate)
     return Stage(make_step(chain, lambda x, knobs: run_chain(chain, x, knobs), x=example, knobs=knobs), loudest)
