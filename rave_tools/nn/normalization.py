@@ -40,6 +40,7 @@ def running_statistics(x: Tensor, heard: Tensor, learn: Tensor) -> Tensor:
     """
     channels = x.shape[1]
     count, mean, spread = heard[:, :1], heard[:, 1 : channels + 1], heard[:, channels + 1 :]
+    mean = torch.where(count > 0, mean, learn * x[..., :1])  # around what a signal begins with, nothing cancels
     ones = torch.ones_like(x[:, :1])
     counts = count + learn * torch.cumsum(ones, -1)
     deviation = learn * (x - mean)
