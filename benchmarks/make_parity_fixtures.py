@@ -14,7 +14,7 @@ from typing import Any
 import gin
 import rave
 import torch
-from rave import core, discriminator, pqmf
+from rave import blocks, core, discriminator, pqmf, quantization
 from torch import Tensor, nn
 
 TINY = {"CAPACITY": 4, "LATENT_SIZE": 8}
@@ -157,6 +157,106 @@ def stages(model: rave.RAVE, x: Tensor, *, is_v1: bool) -> dict[str, Any]:
         model.encoder.train()
         result["encoded_in_training"] = model.encoder(bands)
     return result
+
+
+BRAVE = [
+    "RATIOS = [2, 2, 2, 1]",
+    "pqmf.CachedPQMF.attenuation = 40",
+    "blocks.ResidualStack.dilations_list = [[3, 1], [9, 1], [27, 1], [36, 1]]",
+    "blocks.Generator.use_noise = False",
+]
+"""What the authors of BRAVE bind on top of v1."""
+
+CODES = [
+    "NUM_QUANTIZERS = 3",
+    "CODEBOOK_SIZE = 16",
+    "quantization.ResidualVectorQuantization.num_quantizers = 3",
+    "quantization.ResidualVectorQuantization.codebook_size = 16",
+]
+
+
+@torch.no_grad()
+def make_family(configs: list[str], extra: list[str], *, hop: int) -> dict[str, Any]:
+    """A whole model with any bottleneck, input and output, in evaluation mode."""
+    overrides = ["CAPACITY = 2", "LATENT_SIZE = 4", *extra]
+    out: dict[str, Any] = {"configs": configs, "overrides": overrides, "x": sound(2, 1, 2 * hop)}
+    for padding in ("centered", "causal"):
+        model = build(configs + ["causal.gin"] * (padding == "causal"), overrides, 1).eval()
+        if "state" in out:
+            model.load_state_dict(out["state"], strict=False)
+        elif isinstance(model.encoder, blocks.DiscreteEncoder):
+            place_codebooks(model)
+        out["state"] = state(model, "pqmf.", "spectrogram.", "discriminator.", "audio_distance.", "multiband_")
+        # Statistics of a performance, 64 rows of zeros and ones for each layer.
+        out["state"] = {k: v for k, v in out["state"].items() if not k.endswith(("_x", "_y"))}
+        out["every_key"] = list(model.state_dict())
+        encoded = model.encode(out["x"])
+        torch.manual_seed(4)
+        with recorded_noise() as gaussian:
+            z, penalty = model.encoder.reparametrize(encoded)[:2]
+        result = {"encoded": encoded, "z": z, "penalty": penalty, "audio": model.decode(z)}
+        result["gaussian"] = gaussian[0] if gaussian else None
+        if isinstance(model.encoder, blocks.DiscreteEncoder):
+            result["codes"] = model.encoder.rvq.encode(encoded)
+            result["dequantized"] = model.encoder.rvq.decode(result["codes"])
+        out[padding] = result
+    return out
+
+
+def place_codebooks(model: rave.RAVE) -> None:
+    """What the peer's hook would do, were it spelt right, and codes that differ."""
+    generator = torch.Generator().manual_seed(7)
+    model.encoder.enabled.fill_(1)
+    for i, layer in enumerate(model.encoder.rvq.layers):
+        codes = layer._codebook
+        codes.inited.fill_(1)
+        codes.embed.copy_(0.05 * 0.5**i * torch.randn(codes.embed.shape, generator=generator))
+
+
+def make_blocks() -> dict[str, Any]:
+    """A codebook's update, adaptive normalisation, angles on a sphere, Snake, the discrepancy of two clouds."""
+    generator = torch.Generator().manual_seed(9)
+
+    def normal(*shape: int) -> Tensor:
+        return torch.randn(*shape, generator=generator)
+
+    gin.clear_config()
+    quantizer = quantization.VectorQuantization(4, 8, kmeans_init=False, threshold_ema_dead_code=0).train()
+    codes = quantizer._codebook
+    codes.embed.copy_(normal(8, 4))
+    codes.embed_avg.copy_(codes.embed * 3)
+    codes.cluster_size.fill_(3)
+    out: dict[str, Any] = {"codebook_before": state(codes), "vectors": normal(2, 4, 20)}
+    vectors = out["vectors"].clone().requires_grad_()
+    quantized, indices, commitment = quantizer(vectors)
+    (gradient,) = torch.autograd.grad(commitment.sum(), vectors)
+    out.update(codebook_after=state(codes), quantized=quantized, codes=indices, commitment=commitment.sum())
+    out["commitment_gradient"] = gradient
+
+    with torch.no_grad():
+        layer = blocks.AdaptiveInstanceNormalization(3).eval()
+        out["target"], out["source"], out["content"] = normal(2, 3, 50) * 2 + 1, normal(2, 3, 40) - 3, normal(2, 3, 30)
+        layer.learn_y.fill_(1)
+        layer(out["target"])
+        layer.learn_y.zero_()
+        layer.learn_x.fill_(1)
+        layer(out["source"])
+        layer.learn_x.zero_()
+        out["adapted"] = layer(out["content"])
+
+        directions = nn.functional.normalize(normal(2, 5, 9), dim=1)
+        out["directions"] = directions
+        out["angles"] = blocks.unit_norm_vector_to_angles(directions.clone())
+        out["from_angles"] = blocks.angles_to_unit_norm_vector(out["angles"].clone())
+
+        snake = blocks.Snake(3)
+        snake.alpha.copy_(0.5 + torch.rand(3, 1, generator=generator))
+        out["snake_state"], out["snake"] = state(snake), snake(out["content"])
+
+        out["cloud"], out["prior"] = normal(12, 4) * 2, normal(12, 4)
+        wasserstein = blocks.WasserteinEncoder(lambda n_channels: nn.Identity())
+        out["discrepancy"] = wasserstein.compute_mmd(out["cloud"], out["prior"])
+    return out
 
 
 @torch.no_grad()
@@ -379,6 +479,18 @@ def main(folder: Path, *only: str) -> None:
         "training_phase_1": lambda: make_training(adversarial=False),
         "training_phase_2": lambda: make_training(adversarial=True),
         "schedules": make_schedules,
+        "blocks": make_blocks,
+        "family_onnx": lambda: make_family(["onnx.gin"], [], hop=2048),
+        "family_brave": lambda: make_family(["v1.gin"], BRAVE, hop=128 * 8),
+        "family_v2_nopqmf": lambda: make_family(["v2_nopqmf.gin"], [], hop=2048),
+        "family_v3": lambda: make_family(["v3.gin"], [], hop=2048),
+        "family_discrete": lambda: make_family(["discrete.gin"], ["NOISE_AUGMENTATION = 3", *CODES], hop=1024),
+        "family_discrete_v3": lambda: make_family(["discrete_v3.gin"], ["NOISE_AUGMENTATION = 3", *CODES], hop=1024),
+        "family_hybrid": lambda: make_family(["hybrid.gin"], ["N_MELS = 32"], hop=2048),
+        "family_wasserstein": lambda: make_family(
+            ["v2.gin", "wasserstein.gin"], ["NOISE_AUGMENTATION = 3"], hop=2048
+        ),
+        "family_spherical": lambda: make_family(["v2.gin", "spherical.gin"], [], hop=2048),
     }
     makers = {name: make for name, make in makers.items() if not only or name in only}
     for name, make in makers.items():

@@ -4,14 +4,19 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.contracts import Latent
+from rave_tools.nn.recurrent import GRU
 from rave_tools.nn.streaming import Streamable
+
+
+FAINT = 1e-6
 
 
 class Autoencoder(nn.Module, Streamable):
     """A codec made of a pretransform, an encoder with its bottleneck, and a decoder.
 
     Subclasses assemble the parts and implement the four steps ``to_bands``, ``encode_bands``, ``decode_bands`` and
-    ``from_bands``. Facts are derived from the parts.
+    ``from_bands``; where encoder or decoder work on something else than the bands that losses look at, also
+    ``encoder_input`` and ``decoded_bands``. Facts are derived from the parts.
 
     Attributes:
         sample_rate: in hertz.
@@ -34,17 +39,36 @@ class Autoencoder(nn.Module, Streamable):
         """(B, C, T) -> (B, C*M, T / M)."""
         raise NotImplementedError
 
-    def encode_bands(self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
-        """(B, C*M, T / M) -> Latent."""
+    def encoder_input(self, audio: Tensor, bands: Tensor | None = None) -> Tensor:
+        """What the encoder hears: the bands, unless a subclass says otherwise.
+
+        Args:
+            audio: shape (B, C, T).
+            bands: of that audio, where they are known already.
+        """
+        return self.to_bands(audio) if bands is None else bands
+
+    def encode_bands(
+        self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None, step: int | None = None
+    ) -> Latent:
+        """Encoder input -> Latent; ``step`` counts the generator's updates in training and is None outside of it."""
         raise NotImplementedError
+
+    def augment(self, z: Tensor, temperature: float = 1.0) -> Tensor:
+        """Latents with whatever the decoder wants beside them, at random with that deviation; by default nothing."""
+        return z
 
     def decode_bands(self, z: Tensor, phase: int = 2) -> Tensor:
         """(B, D, N) -> (B, C*M, N * hop / M)."""
         raise NotImplementedError
 
     def from_bands(self, bands: Tensor) -> Tensor:
-        """(B, C*M, T / M) -> (B, C, T)."""
+        """What the decoder made -> (B, C, T)."""
         raise NotImplementedError
+
+    def decoded_bands(self, decoded: Tensor, audio: Tensor) -> Tensor:
+        """Bands of an estimate, from what the decoder made and the audio it became: by default the former."""
+        return decoded
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """(B, K, N) -> (B, D, N); only discrete bottlenecks have codes."""
@@ -80,7 +104,7 @@ class Autoencoder(nn.Module, Streamable):
             Latent with z of shape (B, D, T / hop).
         """
         self.check_audio(audio)
-        return self.encode_bands(self.to_bands(audio), deterministic=deterministic, noise=noise)
+        return self.encode_bands(self.encoder_input(audio), deterministic=deterministic, noise=noise)
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents to audio: (B, D, N) -> (B, C, N * hop)."""
@@ -88,13 +112,17 @@ class Autoencoder(nn.Module, Streamable):
 
     def forward(self, audio: Tensor) -> Tensor:
         """There and back through the posterior's mean: (B, C, T) -> (B, C, T)."""
-        return self.decode(self.encode(audio, deterministic=True).z)
+        return self.decode(self.augment(self.encode(audio, deterministic=True).z, 0.0))
 
-    def receptive_field(self) -> tuple[int, int]:
+    def receptive_field(self, *, recurrence: bool = True) -> tuple[int, int]:
         """Samples to the left and to the right of an output sample that can change it, measured by its gradient.
 
         Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop
-        further.
+        further. A recurrent layer remembers for ever: what the output holds of a sample is left out once it is a millionth
+        of what it holds of the strongest.
+
+        Args:
+            recurrence: whether what recurrent layers remember counts; it depends on the weights, the rest does not.
 
         Returns:
             (left, right) in samples, neither negative.
@@ -104,10 +132,14 @@ class Autoencoder(nn.Module, Streamable):
         """
         was_training = self.training
         self.eval()
+        recurrent = [module for module in self.modules() if isinstance(module, GRU)]
+        for layer in recurrent:
+            layer.forgetful = not recurrence
+        faint = FAINT if recurrent and recurrence else 0.0
         try:
             half = self.hop * 8
             while True:
-                gradient = self._gradient_at_centre(half)
+                gradient = self._gradient_at_centre(half, faint)
                 if not gradient.any():
                     raise ValueError(f"no input reaches the output of this {type(self).__name__}: its weights are zero")
                 if not (gradient[0] or gradient[-1]):
@@ -116,9 +148,11 @@ class Autoencoder(nn.Module, Streamable):
                 half *= 2
         finally:
             self.train(was_training)
+            for layer in recurrent:
+                layer.forgetful = False
 
-    def _gradient_at_centre(self, half: int) -> Tensor:
-        """Which of 2 * half input samples reach the output sample in the middle. Shape (2 * half,), bool."""
+    def _gradient_at_centre(self, half: int, faint: float) -> Tensor:
+        """Which of 2 * half input samples reach the output sample in the middle, beyond that share of the strongest."""
         weight = next(self.parameters())
         with torch.enable_grad():
             audio = torch.randn(
@@ -129,4 +163,5 @@ class Autoencoder(nn.Module, Streamable):
             raise ValueError(
                 f"weights of this {type(self).__name__} are not finite: the run diverged; take an earlier checkpoint"
             )
-        return (gradient[0] != 0).any(0)
+        gradient = gradient[0].abs().amax(0)
+        return gradient > faint * gradient.max()

@@ -15,6 +15,7 @@ from rave_tools.export import engine
 from rave_tools.export.engine import ALIGNMENT, ALWAYS, HOPS, ONE_ROW, ROWS, SEVERAL_ROWS, Instruction, Program, Signal
 from rave_tools.export.parts import Analysis, ScaledNoise, Synthesis
 from rave_tools.export.step import make_step, run_chain
+from rave_tools.nn.activations import Snake
 from rave_tools.nn.compose import Branches, Residual, Sequential, Sum
 from rave_tools.nn.conv import Conv1d, ConvTranspose1d
 from rave_tools.nn.residual import Chain
@@ -482,6 +483,13 @@ def lower_synthesis(module: Synthesis, wire: Wire, builder: Builder) -> Wire:
     )
 
 
+def lower_snake(snake: Snake, wire: Wire, builder: Builder) -> Wire:
+    """x + sin(alpha x)^2 / alpha."""
+    sine = builder.unary(engine.SINE, builder.fixed(engine.MULTIPLY, wire, snake.alpha))
+    square = builder.binary(engine.MULTIPLY, sine, sine)
+    return builder.binary(engine.ADD, builder.fixed(engine.MULTIPLY, square, 1 / (snake.alpha + 1e-9)), wire)
+
+
 LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {
     Conv1d: lower_conv,
     ConvTranspose1d: lower_upsampling,
@@ -491,6 +499,7 @@ LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {
     Analysis: lower_analysis,
     Synthesis: lower_synthesis,
     ScaledNoise: lower_noise,
+    Snake: lower_snake,
     GeneratorV1: lower_generator_v1,
     GeneratorV2: lower_generator_v2,
     nn.BatchNorm1d: lower_batch_norm,

@@ -143,12 +143,14 @@ def codec_parts(codec: Autoencoder, controls: nn.Module) -> Parts:
     """The halves of a codec.
 
     Args:
-        codec: streaming or plain, with submodules ``pqmf``, ``encoder`` and ``decoder``; its noise branches get gains,
-            in place.
+        codec: streaming or plain, with submodules ``encoder`` and ``decoder`` and what stands around them; its noise
+            branches get gains, in place.
         controls: latents as a host sees them.
     """
     scale_noise(codec.decoder)
+    entrances: dict[str, list[nn.Module]] = {"pqmf": [Analysis(codec.pqmf)], "mel": [codec.spectrogram], "raw": []}
+    exits: dict[str, list[nn.Module]] = {"pqmf": [Synthesis(codec.pqmf)], "raw": []}
     return Parts(
-        [Analysis(codec.pqmf), codec.encoder.encoder, Posterior(codec.encoder, controls)],
-        [codec.decoder, Synthesis(codec.pqmf)],
+        [*entrances[codec.input_mode], codec.encoder.encoder, Posterior(codec.encoder, controls)],
+        [codec.decoder, *exits[codec.output_mode]],
     )

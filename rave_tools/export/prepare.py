@@ -75,11 +75,6 @@ class Prepared:
 
 
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
-    if options.latent_size is not None and not 1 <= options.latent_size <= codec.latent_dim:
-        raise UserError(
-            f"--latent_size {options.latent_size}: this model has {codec.latent_dim} latents; "
-            f"choose between 1 and {codec.latent_dim}"
-        )
     if not 0 < options.fidelity < 1:
         raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
@@ -103,18 +98,15 @@ def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
             )
 
 
-def _gather_warnings(codec: Autoencoder, options: ExportOptions, hop: int) -> list[str]:
+def _gather_warnings(controls: nn.Module, options: ExportOptions, hop: int) -> list[str]:
     found = []
     if not options.streaming:
         found.append(
             "this export does not stream: it forgets everything between blocks and WILL CLICK at every block in a "
             "host; leave --nostreaming out for live use"
         )
-    if options.latent_size is None and not codec.fidelity.any():
-        found.append(
-            "the latents of this run were never analysed (no validation happened yet), so all of them are exported and "
-            "--fidelity has no effect; train longer, or set --latent_size"
-        )
+    if controls.caution:
+        found.append(controls.caution)
     if hop & (hop - 1):
         found.append(
             f"one latent frame is {hop} samples, no power of two: nn~ works in blocks of powers of two, not with it"
@@ -148,7 +140,8 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     @torch.no_grad()
     def reference(audio: Tensor) -> Tensor:
         x = audio if isinstance(enter, nn.Identity) else enter.offline(audio)
-        y = plain.decode(quiet.hidden(quiet.shown(plain.encode(x, deterministic=True).z)))
+        latents = plain.encoder.sample(plain.encoder(plain.encoder_input(x)), 0.0)
+        y = plain.decode(quiet.hidden(quiet.shown(latents)))
         y = y if isinstance(leave, nn.Identity) else leave.offline(y)
         return y.repeat(1, -(-channels // y.shape[1]), 1)[:, :channels]
 
@@ -170,7 +163,10 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
     """
     _check_options(codec, options)
     codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float()).requires_grad_(False)
-    controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
+    try:
+        controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
+    except ValueError as error:
+        raise UserError(f"--latent_size {options.latent_size}: {error}") from error
     reference = make_reference(codec, controls, options)
     left, right = codec.receptive_field()
     offset = latency = 0
@@ -207,11 +203,11 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
     )
     host = HostModel(
         _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST),
-        _half(parts.decoding, 1, facts.full_latent_size, options, loudest=LARGEST_CONTROL),
+        _half(parts.decoding, 1, controls.decoder_size, options, loudest=LARGEST_CONTROL),
         controls=controls,
         facts=facts,
     )
-    return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(codec, options, hop))
+    return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(controls, options, hop))
 
 
 def _products(options: ExportOptions) -> nn.Module:

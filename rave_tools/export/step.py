@@ -12,8 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rave_tools.nn.conv import ConvTranspose1d
-from rave_tools.nn.streaming import Memory
+from rave_tools.nn.streaming import Stateful
 
 
 class Turnable:
@@ -54,10 +53,8 @@ def find_state(module: nn.Module) -> list[tuple[nn.Module, str]]:
     """Where a streaming module keeps what it has heard: (module, name of the tensor)."""
     places: list[tuple[nn.Module, str]] = []
     for child in module.modules():
-        if isinstance(child, Memory):
-            places.append((child, "past"))
-        elif isinstance(child, ConvTranspose1d) and child.streaming:
-            places.append((child, "tail"))
+        if isinstance(child, Stateful):
+            places += [(child, name) for name in child.state_names]
     return places
 
 

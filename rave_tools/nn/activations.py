@@ -3,10 +3,30 @@
 import torch
 from torch import Tensor, nn
 
+from rave_tools.nn.streaming import Pointwise
+
 
 def leaky_relu(channels: int, slope: float = 0.2) -> nn.Module:
     """LeakyReLU, the same for all channels."""
     return nn.LeakyReLU(slope)
+
+
+class Snake(nn.Module, Pointwise):
+    """x + sin(alpha x)^2 / alpha with a learned alpha per channel: periodic, but increasing on the whole.
+
+    Args:
+        channels: C.
+
+    Source: Ziyin, Hartwig and Ueda, "Neural Networks Fail to Learn Periodic Functions and How to Fix It", 2020.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.alpha = nn.Parameter(torch.ones(channels, 1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, C, T) -> (B, C, T)."""
+        return x + torch.sin(self.alpha * x).square() / (self.alpha + 1e-9)
 
 
 def shifted_power_sigmoid(x: Tensor) -> Tensor:

@@ -130,6 +130,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
         weight_norm: store the weight as direction and length (per input channel, as the field's checkpoints do).
     """
 
+    state_names = ("tail",)
     tail: Tensor
 
     def __init__(

@@ -16,7 +16,7 @@ The plain model's grid may start anywhere within a hop. ``streaming`` moves it b
 
 import copy
 from dataclasses import dataclass
-from typing import TypeVar
+from typing import ClassVar, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -127,7 +127,13 @@ class Stateful:
     """A module with a state: one row per row of the batch, made anew when the batch size changes.
 
     A block without rows therefore resets a model too, also where ``reset`` cannot reach (inside TorchScript).
+
+    Attributes:
+        state_names: of the tensors that are the state, each (rows, ...) with rows a multiple of the batch's, all zeros
+            before anything was heard.
     """
+
+    state_names: ClassVar[tuple[str, ...]] = ()
 
     def forget(self) -> None:
         """Forget everything heard."""
@@ -145,6 +151,7 @@ class Memory(nn.Module, Stateful):
         past: (B, C, length), or no rows before the first block.
     """
 
+    state_names = ("past",)
     past: Tensor
 
     def __init__(self) -> None:

@@ -203,7 +203,7 @@ class AutoencoderTrainingWrapper(LightningModule):
         # In evaluation mode: a window of silence must not move the statistics of a batch normalisation.
         was_training = self.codec.training
         self.codec.eval()
-        names = list(self.codec.encode_bands(self.codec.to_bands(window)).penalties)
+        names = list(self.codec.encode(window).penalties)
         self.codec.train(was_training)
         if unknown := sorted(self.betas.keys() - set(names)):
             raise ValueError(
@@ -231,15 +231,20 @@ class AutoencoderTrainingWrapper(LightningModule):
         """
         with self._float32(), torch.no_grad():
             bands = self.codec.to_bands(audio.float())
+            heard = self.codec.encoder_input(audio.float(), bands)
         with torch.set_grad_enabled(torch.is_grad_enabled() and not encoder_frozen):
             latent = self.codec.encode_bands(
-                bands, deterministic=deterministic, noise=None if deterministic else self._latent_noise(audio)
+                heard,
+                deterministic=deterministic,
+                noise=None if deterministic else self._latent_noise(audio),
+                step=self.counters.generator_updates,
             )
         decoded = self.codec.decode_bands(latent.z, self.phase.number)
         with self._float32():
             decoded = decoded.float()
             estimate = self.codec.from_bands(decoded)[..., : audio.shape[-1]]
-        return Reconstruction(audio, estimate, bands, decoded[..., : bands.shape[-1]], self.receptive_field), latent
+            decoded = self.codec.decoded_bands(decoded, estimate)[..., : bands.shape[-1]]
+        return Reconstruction(audio, estimate, bands, decoded, self.receptive_field), latent
 
     def _latent_noise(self, audio: Tensor) -> Tensor | None:
         """With several processes, this one's rows of the noise that a single process would draw for the whole batch."""
@@ -299,7 +304,7 @@ class AutoencoderTrainingWrapper(LightningModule):
                 the fringe where a gradient is zero by chance: a resumed run must crop as it did before.
         """
         if not hasattr(self, "_receptive_field"):
-            left, right = self.codec.receptive_field()
+            left, right = self.codec.receptive_field(recurrence=False)
             if earlier is not None and max(abs(earlier[0] - left), abs(earlier[1] - right)) < self.codec.hop:
                 left, right = earlier
             self._receptive_field = (int(left), int(right))

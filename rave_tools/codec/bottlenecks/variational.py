@@ -4,12 +4,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rave_tools.codec.bottlenecks.bottleneck import Bottleneck
+from rave_tools.codec.controls import principal_controls
 from rave_tools.contracts import Latent
 
 MINIMUM_STD = 1e-4
 
 
-class VariationalEncoder(nn.Module):
+class VariationalEncoder(Bottleneck):
     """A network that draws a diagonal Gaussian per frame, and the bottleneck that samples it.
 
     Args:
@@ -19,24 +21,9 @@ class VariationalEncoder(nn.Module):
     over frames, as RAVE has it.
     """
 
-    discrete = False
-
     def __init__(self, encoder: nn.Module) -> None:
-        super().__init__()
-        if encoder.n_out != 2:
-            raise ValueError(
-                f"a variational encoder needs a mean and a scale per latent: set its n_out to 2, not {encoder.n_out}"
-            )
-        self.encoder = encoder
+        super().__init__(encoder, n_out=2)
         self.minimum_std = MINIMUM_STD
-        self.hop = encoder.hop
-        self.latent_dim = encoder.latent_size
-        self.decoder_dim = encoder.latent_size
-        self.in_channels = encoder.in_channels
-
-    def forward(self, bands: Tensor) -> Tensor:
-        """Raw statistics: (B, C*M, N * hop) -> (B, 2D, N)."""
-        return self.encoder(bands)
 
     def reparametrize(self, statistics: Tensor, noise: Tensor | None = None) -> Latent:
         """Draw latents.
@@ -58,16 +45,24 @@ class VariationalEncoder(nn.Module):
         kl = (mean * mean + variance - torch.log(variance) - 1).sum(1).mean()
         return Latent(noise * std + mean, penalties={"kl": kl})
 
-    def sample(self, statistics: Tensor, temperature: float = 1.0) -> Tensor:
+    def sample(self, statistics: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
         """Latents as an export draws them: (B, 2D, N) -> (B, D, N); temperature 0 gives the mean."""
         mean, scale = statistics.chunk(2, 1)
         if temperature == 0:
             return mean.clone()
         return mean + torch.randn_like(mean) * (F.softplus(scale) + self.minimum_std) * temperature
 
-    def encode(self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
-        """Bands to a sample, or to the mean when deterministic: (B, C*M, N * hop) -> Latent."""
+    def encode(
+        self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None, step: int | None = None
+    ) -> Latent:
+        """Bands to a sample, or to the mean when deterministic: (B, C', N * hop) -> Latent."""
         statistics = self.encoder(bands)
         if deterministic:
             noise = torch.zeros(1, 1, 1, device=statistics.device)
         return self.reparametrize(statistics, noise)
+
+    def controls(
+        self, components: Tensor, mean: Tensor, fidelity: Tensor, *, share: float, size: int | None
+    ) -> nn.Module:
+        """Principal axes."""
+        return principal_controls(components, mean, fidelity, share=share, size=size)

@@ -14,6 +14,7 @@ from rave_tools.nn.residual import Activation, Chain, DilatedUnit, ResidualStack
 from rave_tools.nn.streaming import Delay, Streamable, stream_through
 
 NoiseFactory = Callable[[int, int], nn.Module]
+LayerFactory = Callable[[int], nn.Module]
 
 
 def _per_ratio(dilations: Sequence[int] | Sequence[Sequence[int]], ratios: Sequence[int]) -> list[list[int]]:
@@ -88,7 +89,10 @@ class EncoderV2(Chain):
         convolutions: style of the convolutions.
         keep_dim: multiply the channels by the ratio instead of two.
         n_channels: audio channels.
-        activation: factory, called with the number of channels.
+        activation: factory of those around the strided convolutions, called with the number of channels.
+        unit_activation: factory of those inside the residual units (acids-rave's snake.gin does not reach them).
+        adain: factory of a layer in front of each residual unit, called with the number of channels, or None.
+        recurrent_layer: factory of a last layer, called with the number of channels, or None.
     """
 
     def __init__(
@@ -105,19 +109,24 @@ class EncoderV2(Chain):
         keep_dim: bool = False,
         n_channels: int = 1,
         activation: Activation = leaky_relu,
+        unit_activation: Activation = leaky_relu,
+        adain: LayerFactory | None = None,
+        recurrent_layer: LayerFactory | None = None,
     ) -> None:
         layers: list[nn.Module] = [convolutions.normalized(data_size * n_channels, capacity, 2 * kernel_size + 1)]
         width = capacity
         for ratio, unit_dilations in zip(ratios, _per_ratio(dilations, ratios), strict=True):
             for dilation in unit_dilations:
+                layers += [] if adain is None else [adain(width)]
                 unit = DilatedUnit(
-                    width, kernel_size, dilation=dilation, convolutions=convolutions, activation=activation
+                    width, kernel_size, dilation=dilation, convolutions=convolutions, activation=unit_activation
                 )
                 layers.append(Residual(unit))
             wider = width * (ratio if keep_dim else 2)
             layers += [activation(width), convolutions.normalized(width, wider, 2 * ratio, stride=ratio)]
             width = wider
         layers += [activation(width), convolutions.normalized(width, latent_size * n_out, kernel_size)]
+        layers += [] if recurrent_layer is None else [recurrent_layer(latent_size * n_out)]
         super().__init__(Sequential(*layers))
         self.hop = math.prod(ratios)
         self.latent_size = latent_size
@@ -223,7 +232,10 @@ class GeneratorV2(nn.Module, Streamable):
         n_channels: audio channels.
         amplitude_modulation: draw an amplitude in (0, 1) for each band and instant.
         noise_module: factory of the noise branch, called with (channels, bands), or None.
-        activation: factory, called with the number of channels.
+        activation: factory of those around the transposed convolutions, called with the number of channels.
+        unit_activation: factory of those inside the residual units (acids-rave's snake.gin does not reach them).
+        adain: factory of a layer in front of each residual unit, called with the number of channels, or None.
+        recurrent_layer: factory of a first layer, called with the latent size, or None.
     """
 
     def __init__(
@@ -241,17 +253,22 @@ class GeneratorV2(nn.Module, Streamable):
         amplitude_modulation: bool = False,
         noise_module: NoiseFactory | None = None,
         activation: Activation = leaky_relu,
+        unit_activation: Activation = leaky_relu,
+        adain: LayerFactory | None = None,
+        recurrent_layer: LayerFactory | None = None,
     ) -> None:
         super().__init__()
         width = capacity * (math.prod(ratios) if keep_dim else 2 ** len(ratios))
-        layers: list[nn.Module] = [convolutions.normalized(latent_size, width, kernel_size)]
+        layers: list[nn.Module] = [] if recurrent_layer is None else [recurrent_layer(latent_size)]
+        layers.append(convolutions.normalized(latent_size, width, kernel_size))
         for ratio, unit_dilations in zip(ratios[::-1], _per_ratio(dilations, ratios)[::-1], strict=True):
             narrower = width // (ratio if keep_dim else 2)
             layers += [activation(width), convolutions.upsampling(width, narrower, ratio)]
             width = narrower
             for dilation in unit_dilations:
+                layers += [] if adain is None else [adain(width)]
                 unit = DilatedUnit(
-                    width, kernel_size, dilation=dilation, convolutions=convolutions, activation=activation
+                    width, kernel_size, dilation=dilation, convolutions=convolutions, activation=unit_activation
                 )
                 layers.append(Residual(unit))
         layers.append(activation(width))
