@@ -19,7 +19,7 @@ class TrainedCodec:
     """A codec whose latents a prior is to learn.
 
     Attributes:
-        path: of its checkpoint.
+        path: of its run folder or checkpoint, as given.
         text: configuration that rebuilds it.
         weights: of it.
         hop: samples per latent frame.
@@ -59,7 +59,7 @@ def open_model(path: str | None, *, resuming: bool, report: Callable[[str], None
     )
     if not codec.fidelity.any():
         report("codec: warning: its latents were never analysed (no validation happened yet), so all of them count")
-    return TrainedCodec(run.path, text, run.part("codec"), codec.hop, controls)
+    return TrainedCodec(Path(path).resolve(), text, run.part("codec"), codec.hop, controls)
 
 
 def load_configuration(names: Sequence[str], overrides: Sequence[str], model: TrainedCodec | None) -> "Config":

@@ -5,6 +5,8 @@ network predicts one class of every latent and each of them still knows those be
 "RAVE", arXiv 2111.05011, and the state-dict keys of acids-rave's ``Prior``.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -163,6 +165,7 @@ class PriorSampler(nn.Module):
     def __init__(self, prior: LatentPrior) -> None:
         super().__init__()
         entry, middle, leave = prior.pre_net[0], prior.post_net[0], prior.post_net[2]
+        blocks: list[Any] = list(prior.residuals)
         self.latent_size = prior.latent_size
         self.resolution = prior.resolution
         self.dilations = list(prior.dilations)
@@ -178,11 +181,10 @@ class PriorSampler(nn.Module):
         table = entry.weight.unflatten(0, (self.latent_size, -1)).permute(0, 3, 2, 1)
         keep("table", F.pad(table, (0, 0, 1, 0)))
         keep("entry_bias", entry.bias)
-        keep("gates", torch.stack([block.dconv.weight.transpose(1, 2).flatten(1) for block in prior.residuals]))
-        keep("gate_biases", torch.stack([block.dconv.bias for block in prior.residuals]))
-        both = [torch.cat([block.rconv.weight, block.sconv.weight]).squeeze(-1) for block in prior.residuals]
-        keep("ways", torch.stack(both))
-        keep("way_biases", torch.stack([torch.cat([b.rconv.bias, b.sconv.bias]) for b in prior.residuals]))
+        keep("gates", torch.stack([block.dconv.weight.transpose(1, 2).flatten(1) for block in blocks]))
+        keep("gate_biases", torch.stack([block.dconv.bias for block in blocks]))
+        keep("ways", torch.stack([torch.cat([b.rconv.weight, b.sconv.weight]).squeeze(-1) for b in blocks]))
+        keep("way_biases", torch.stack([torch.cat([b.rconv.bias, b.sconv.bias]) for b in blocks]))
         keep("middle", middle.weight.squeeze(-1))
         keep("middle_bias", middle.bias)
         keep("leave", leave.weight.squeeze(-1).unflatten(0, (self.latent_size, -1)))

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from rave_tools.errors import UserError
-
 
 class LatentSpace:
     """Audio to the controls of a trained codec and back, without gradients.
@@ -16,17 +14,17 @@ class LatentSpace:
         size: D, how many controls. They are ordered, the most telling first.
 
     Raises:
-        UserError: a codec without continuous latents, or with fewer than that.
+        ValueError: a codec without continuous latents, or with fewer than that.
     """
 
     def __init__(self, codec: Any, size: int) -> None:
         if codec.num_codebooks:
-            raise UserError(
+            raise ValueError(
                 f"this codec has {codec.num_codebooks} codebooks, and a prior over codebook indices is missing here: "
                 "the prior quantises continuous latents by itself. Train it on a variational or wasserstein codec"
             )
         if size > codec.latent_dim:
-            raise UserError(
+            raise ValueError(
                 f"the prior predicts {size} latents and the codec has {codec.latent_dim}; "
                 f"set CONTROLS to at most {codec.latent_dim}"
             )

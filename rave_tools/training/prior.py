@@ -77,7 +77,7 @@ class PriorTrainingWrapper(TrainingWrapper):
         guard: decides what happens to gradients that are not finite.
 
     Raises:
-        UserError: a codec whose latents this prior cannot predict.
+        ValueError: a codec whose latents this prior cannot predict.
     """
 
     def __init__(
