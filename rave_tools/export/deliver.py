@@ -11,6 +11,7 @@ from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.speed import Speed, measure_speed
 from rave_tools.export.verify import Verification, verify
+from rave_tools.generative.latent_prior import LatentPrior
 
 Report = Callable[[str], None]
 
@@ -43,6 +44,7 @@ def export(
     path: Path,
     *,
     options: ExportOptions,
+    prior: LatentPrior | None = None,
     time_it: bool = True,
     report: Report | None = None,
 ) -> Delivered:
@@ -52,6 +54,7 @@ def export(
         codec: trained; it stays as it is.
         path: of the file, ending in ``.ts``.
         options: what the file should be.
+        prior: of the codec, for the method ``prior``.
         time_it: measure its speed in a process of its own.
         report: told what happens.
 
@@ -64,7 +67,7 @@ def export(
     """
     tell = report or (lambda line: None)
     tell("preparing: folding weights, finding the grid with the least latency")
-    prepared = prepare(codec, options)
+    prepared = prepare(codec, options, prior)
     tell("compiling")
     module = script(prepared.host)
     outcome: list[Verification] = []

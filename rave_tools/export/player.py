@@ -32,6 +32,7 @@ class HostFacts:
         buffered: start with the queue that makes blocks of any length possible.
         has_noise: the decoder draws noise whose level is an attribute.
         labels: names of the controls, one per control.
+        has_prior: there is a method ``prior`` that draws controls.
     """
 
     sample_rate: int
@@ -46,6 +47,7 @@ class HostFacts:
     streaming: bool = True
     buffered: bool = False
     has_noise: bool = False
+    has_prior: bool = False
 
 
 @torch.jit.interface
