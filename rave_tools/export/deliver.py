@@ -120,4 +120,8 @@ def describe_speed(speed: Speed, facts: HostFacts) -> list[tuple[str, str]]:
         size = f"{times.hops} hop{'s' * (times.hops > 1)} ({times.hops * facts.hop} samples)"
         spent = f"median {times.median * 1000:.2f} ms, p99 {times.worst * 1000:.2f} ms of {times.budget * 1000:.1f} ms"
         rows.append(("real-time factor", f"{times.real_time_factor:.3f} for {size}, 1 thread: {spent}"))
+    if speed.prior is not None:
+        factor = speed.prior.real_time_factor
+        spent = f"median {speed.prior.median * 1000:.2f} ms of {speed.prior.budget * 1000:.1f} ms"
+        rows.append(("", f"{factor:.3f} more for a latent frame of the prior: {spent}"))
     return rows

@@ -136,7 +136,7 @@ class LatentPrior(nn.Module, Streamable):
     def logits(self, classes: Tensor) -> Tensor:
         """Of each class given the frames before it: (B, D, N) -> (B, D, N, resolution)."""
         before = F.pad(self.one_hot(classes)[..., :-1], (1, 0))
-        return self.forward(before).float().unflatten(1, (self.latent_size, self.resolution)).transpose(2, 3)
+        return self(before).float().unflatten(1, (self.latent_size, self.resolution)).transpose(2, 3)
 
     def log_likelihood(self, controls: Tensor) -> Tensor:
         """Logarithm of the probability of each latent's class, in nats: (B, D, N) -> (B, D, N - D + 1)."""

@@ -142,6 +142,16 @@ def test_codec_weights_come_from_outside(tmp_path):
         toy_wrapper().load_codec(other.state_dict())
 
 
+def test_half_precision_leaves_the_codec_whole(tmp_path):
+    wrapper, rows, _ = go(tmp_path, max_steps=3, precision="bf16-mixed")
+    assert all(row["cross_entropy"] == pytest.approx(2.08, abs=0.3) for row in rows)
+    seen = []
+    wrapper.codec.encoder.register_forward_hook(lambda module, args, output: seen.append(output.dtype))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert wrapper.encode(ToyData().audio(0)).dtype == torch.float32
+    assert seen == [torch.float32]
+
+
 def test_windows_shorter_than_the_diagonal_are_refused():
     wrapper = prior_wrapper()
     wrapper.check_window(3 * HOP)
