@@ -175,19 +175,20 @@ class PriorSampler(nn.Module):
         self.delay = prior.latent_size - 1
 
         def keep(name: str, value: Tensor) -> None:
-            self.register_buffer(name, value.detach().clone().contiguous())
+            self.register_buffer(name, value.detach().clone(memory_format=torch.contiguous_format))
 
+        # Matrices stand as (inputs, outputs), which is the quicker way round for the product of a single row with them.
         # One row per class and one of zeros in front, for a frame in which nothing was drawn.
         table = entry.weight.unflatten(0, (self.latent_size, -1)).permute(0, 3, 2, 1)
         keep("table", F.pad(table, (0, 0, 1, 0)))
         keep("entry_bias", entry.bias)
-        keep("gates", torch.stack([block.dconv.weight.transpose(1, 2).flatten(1) for block in blocks]))
+        keep("gates", torch.stack([block.dconv.weight.permute(2, 1, 0).flatten(0, 1) for block in blocks]))
         keep("gate_biases", torch.stack([block.dconv.bias for block in blocks]))
-        keep("ways", torch.stack([torch.cat([b.rconv.weight, b.sconv.weight]).squeeze(-1) for b in blocks]))
+        keep("ways", torch.stack([torch.cat([b.rconv.weight, b.sconv.weight]).squeeze(-1).t() for b in blocks]))
         keep("way_biases", torch.stack([torch.cat([b.rconv.bias, b.sconv.bias]) for b in blocks]))
-        keep("middle", middle.weight.squeeze(-1))
+        keep("middle", middle.weight.squeeze(-1).t())
         keep("middle_bias", middle.bias)
-        keep("leave", leave.weight.squeeze(-1).unflatten(0, (self.latent_size, -1)))
+        keep("leave", leave.weight.squeeze(-1).unflatten(0, (self.latent_size, -1)).transpose(1, 2))
         keep("leave_bias", leave.bias.view(self.latent_size, 1, -1))
         keep("latent_shift", prior.latent_shift)
         keep("latent_scale", prior.latent_scale)
@@ -218,14 +219,14 @@ class PriorSampler(nn.Module):
         for layer, dilation in enumerate(self.dilations):
             window = torch.cat([state[1 + layer], x.unsqueeze(-1)], -1)
             taps = window[..., ::dilation].transpose(1, 2).flatten(1)
-            gate, value = F.linear(taps, self.gates[layer], self.gate_biases[layer]).chunk(2, 1)
-            hidden = F.linear(torch.sigmoid(gate) * torch.tanh(value), self.ways[layer], self.way_biases[layer])
+            gate, value = torch.addmm(self.gate_biases[layer], taps, self.gates[layer]).chunk(2, 1)
+            hidden = torch.addmm(self.way_biases[layer], torch.sigmoid(gate) * torch.tanh(value), self.ways[layer])
             x = x + hidden[:, : self.res_size]
             skips = skips + hidden[:, self.res_size :]
             pasts.append(window[..., 1:].clone())
-        skips = F.leaky_relu(F.linear(skips, self.middle, self.middle_bias), self.slope)
+        skips = F.leaky_relu(torch.addmm(self.middle_bias, skips, self.middle), self.slope)
         groups = skips.view(rows, self.latent_size, 1, -1).transpose(0, 1).flatten(1, 2)
-        return torch.baddbmm(self.leave_bias, groups, self.leave.transpose(1, 2)).transpose(0, 1), pasts
+        return torch.baddbmm(self.leave_bias, groups, self.leave).transpose(0, 1), pasts
 
     def draw(self, logits: Tensor, temperature: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
         """Classes and places inside them; one uniform number decides both.
