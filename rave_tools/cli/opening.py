@@ -77,7 +77,11 @@ def open_prior(
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"the weights in {opened.path} do not fit the configuration beside them: {detail}") from error
-    if (difference := disagreement(codec, own, prior.latent_size)) > LARGEST_DISAGREEMENT:
+    try:
+        difference = disagreement(codec, own, prior.latent_size)
+    except ValueError as error:
+        raise UserError(f"{opened.path}: {error}") from error
+    if difference > LARGEST_DISAGREEMENT:
         origin = opened.facts.get("model", "unknown")
         raise UserError(
             f"{opened.path} is the prior of another codec ({origin}): the latents of one sound differ by "

@@ -24,6 +24,7 @@ class TrainedCodec:
         weights: of it.
         hop: samples per latent frame.
         controls: latents that an export of it shows.
+        codebook_size: codes per codebook, 0 for continuous latents.
     """
 
     path: Path
@@ -31,6 +32,14 @@ class TrainedCodec:
     weights: Mapping[str, Any]
     hop: int
     controls: int
+    codebook_size: int
+
+    def overrides(self) -> list[str]:
+        """What the configuration of a prior must know of it, as gin statements."""
+        found = [f"CONTROLS = {self.controls}"]
+        if self.codebook_size:
+            found += ["DISCRETE = True", f"RESOLUTION = {self.codebook_size}"]
+        return found
 
 
 def open_model(path: str | None, *, resuming: bool, report: Callable[[str], None]) -> TrainedCodec | None:
@@ -53,13 +62,14 @@ def open_model(path: str | None, *, resuming: bool, report: Callable[[str], None
     codec, run = open_codec(path)
     text = config.load([], text=run.config_text).excerpt("CODEC", "SAMPLING_RATE", "CHANNELS")
     controls = codec.controls().size
+    there = f"{codec.num_codebooks} codebooks" if codec.num_codebooks else f"{codec.latent_dim} latents"
     report(
-        f"codec: {run.path} ({run.step} generator updates), {controls} of {codec.latent_dim} latents to predict, "
+        f"codec: {run.path} ({run.step} generator updates), {controls} of {there} to predict, "
         "as many as an export shows (--override 'CONTROLS = ...' changes it)"
     )
-    if not codec.fidelity.any():
+    if not codec.num_codebooks and not codec.fidelity.any():
         report("codec: warning: its latents were never analysed (no validation happened yet), so all of them count")
-    return TrainedCodec(Path(path).resolve(), text, run.part("codec"), codec.hop, controls)
+    return TrainedCodec(Path(path).resolve(), text, run.part("codec"), codec.hop, controls, codec.codebook_size)
 
 
 def load_configuration(names: Sequence[str], overrides: Sequence[str], model: TrainedCodec | None) -> "Config":

@@ -210,7 +210,7 @@ def _configuration(
         if channels:
             raise UserError("--channels is a fact of the codec that --model names; leave it out")
         names = flags["config"].value if flags["config"].present else [DEFAULT_PRIOR]
-        return load_configuration(names, [f"CONTROLS = {model.controls}", *flags["override"].value], model)
+        return load_configuration(names, [*model.overrides(), *flags["override"].value], model)
     if opened is None:
         channels = channels or _database_channels(db_path, report)
         return load_configuration(flags["config"].value, [f"CHANNELS = {channels}", *flags["override"].value], None)

@@ -1,5 +1,7 @@
 """RAVE's prior: a causal network that continues the latents of a codec, one quantised latent after the other.
 
+Continuous latents are quantised here; those of a discrete codec are classes already, one codebook index each.
+
 Latent d of a frame is predicted d steps after latent 0 of it (`quantization.to_diagonal`), so that one pass of the
 network predicts one class of every latent and each of them still knows those before it. Source: Caillon and Esling,
 "RAVE", arXiv 2111.05011, and the state-dict keys of acids-rave's ``Prior``.
@@ -31,7 +33,8 @@ class LatentPrior(nn.Module, Streamable):
 
     Args:
         latent_size: D, latents that are predicted.
-        resolution: classes per latent.
+        resolution: classes per latent; of codebook indices, the size of a codebook.
+        discrete: latents are codebook indices, so there is nothing to quantise.
         res_size: channels inside the network, a multiple of D.
         skp_size: channels of its output, a multiple of D.
         kernel_size: taps of each convolution over frames.
@@ -48,6 +51,7 @@ class LatentPrior(nn.Module, Streamable):
         latent_size: int,
         *,
         resolution: int = 32,
+        discrete: bool = False,
         res_size: int = 512,
         skp_size: int = 256,
         kernel_size: int = 3,
@@ -65,6 +69,7 @@ class LatentPrior(nn.Module, Streamable):
             raise ValueError(f"LatentPrior.resolution is {resolution}; two classes are the fewest that say anything")
         self.latent_size = latent_size
         self.resolution = resolution
+        self.discrete = discrete
         self.skp_size = skp_size
         self.dilations = [2 ** (layer % cycle_size) for layer in range(n_layers)]
         self.receptive_field = (kernel_size - 1) * (1 + sum(self.dilations)) + 1
@@ -125,6 +130,8 @@ class LatentPrior(nn.Module, Streamable):
                 f"this prior predicts {self.latent_size} latents and needs at least as many frames, "
                 f"not {controls.shape[1]} latents in {controls.shape[2]} frames"
             )
+        if self.discrete:
+            return to_diagonal(controls.round().long().clamp(0, self.resolution - 1))
         centred = controls - self.latent_shift.unsqueeze(-1)
         return to_diagonal(to_classes(centred / self.latent_scale.unsqueeze(-1), self.resolution))
 
@@ -159,7 +166,7 @@ class PriorSampler(nn.Module):
 
     Attributes:
         delay: frames by which the latents are late, as latent 0 waits for the last one; before that, what was never
-            drawn is zero deviations from the mean.
+            drawn is zero deviations from the mean, or code 0.
     """
 
     def __init__(self, prior: LatentPrior) -> None:
@@ -168,6 +175,7 @@ class PriorSampler(nn.Module):
         blocks: list[Any] = list(prior.residuals)
         self.latent_size = prior.latent_size
         self.resolution = prior.resolution
+        self.discrete = prior.discrete
         self.dilations = list(prior.dilations)
         self.res_size = entry.out_channels
         self.kernel_size = entry.kernel_size[0]
@@ -266,7 +274,11 @@ class PriorSampler(nn.Module):
             logits, pasts = self.predict([heard] + pasts)
             classes, within = self.draw(logits, temperature[:, :, frame], noise[:, :, frame])
             heard = torch.cat([heard[..., 1:], (classes + 1).to(heard.dtype).unsqueeze(-1)], -1)
-            window = torch.cat([waiting, from_classes(classes, within, self.resolution).unsqueeze(-1)], -1)
+            if self.discrete:
+                values = classes.to(within.dtype)
+            else:
+                values = from_classes(classes, within, self.resolution)
+            window = torch.cat([waiting, values.unsqueeze(-1)], -1)
             drawn.append(torch.diagonal(window, 0, 1, 2))
             waiting = window[..., 1:].clone()
         latents = torch.stack(drawn, -1) * self.latent_scale.unsqueeze(-1) + self.latent_shift.unsqueeze(-1)

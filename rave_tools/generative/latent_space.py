@@ -13,20 +13,20 @@ class LatentSpace:
         codec: trained; met through its contract, with ``encode(audio, deterministic=...)`` and ``controls(size=...)``.
         size: D, how many controls. They are ordered, the most telling first.
 
+    Attributes:
+        discrete: the controls are codebook indices, coarsest codebook first.
+
     Raises:
-        ValueError: a codec without continuous latents, or with fewer than that.
+        ValueError: a codec with fewer latents than that.
     """
 
     def __init__(self, codec: Any, size: int) -> None:
-        if codec.num_codebooks:
+        self.discrete = codec.num_codebooks > 0
+        there = codec.num_codebooks or codec.latent_dim
+        if size > there:
             raise ValueError(
-                f"this codec has {codec.num_codebooks} codebooks, and a prior over codebook indices is missing here: "
-                "the prior quantises continuous latents by itself. Train it on a variational or wasserstein codec"
-            )
-        if size > codec.latent_dim:
-            raise ValueError(
-                f"the prior predicts {size} latents and the codec has {codec.latent_dim}; "
-                f"set CONTROLS to at most {codec.latent_dim}"
+                f"the prior predicts {size} latents and the codec has {there}{' codebooks' if self.discrete else ''}; "
+                f"set CONTROLS to at most {there}"
             )
         self.codec = codec
         self.size = size
@@ -34,8 +34,17 @@ class LatentSpace:
 
     @torch.no_grad()
     def encode(self, audio: Tensor, *, deterministic: bool = False) -> Tensor:
-        """Audio to controls: (B, C, T) -> (B, D, T / hop); drawn from the posterior unless deterministic."""
-        return self._controls.shown(self.codec.encode(audio, deterministic=deterministic).z)
+        """Audio to controls: (B, C, T) -> (B, D, T / hop); drawn from the posterior unless deterministic.
+
+        Raises:
+            ValueError: codebooks that were never placed.
+        """
+        latent = self.codec.encode(audio, deterministic=deterministic)
+        if not self.discrete:
+            return self._controls.shown(latent.z)
+        if latent.codes is None:
+            raise ValueError("the codec's codebooks were never placed, so it has no codes to predict; train it longer")
+        return latent.codes[:, : self.size].to(latent.z.dtype)
 
     @torch.no_grad()
     def to_latents(self, controls: Tensor) -> Tensor:
@@ -57,7 +66,8 @@ def disagreement(codec: Any, other: Any, size: int) -> float:
     Returns:
         Root mean square of the difference over that of the controls; infinite where they cannot be compared.
     """
-    facts = [(c.sample_rate, c.channels, c.hop, c.latent_dim, c.num_codebooks) for c in (codec, other)]
+    names = ("sample_rate", "channels", "hop", "latent_dim", "num_codebooks", "codebook_size")
+    facts = [[getattr(c, name) for name in names] for c in (codec, other)]
     if facts[0] != facts[1]:
         return float("inf")
     generator = torch.Generator().manual_seed(20)

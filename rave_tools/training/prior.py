@@ -60,8 +60,9 @@ class PriorValidation:
 class PriorTrainingWrapper(TrainingWrapper):
     """Trains a prior: encode without gradients, quantise, maximise the likelihood.
 
-    The latents are those that a plug-in shows (principal axes), drawn from the codec's posterior, as the decoder knows
-    them. The codec is part of the checkpoint, so that the run alone can be continued and listened to.
+    The latents are those that a plug-in shows: principal axes drawn from the codec's posterior, as the decoder knows
+    them, or the codebook indices of a discrete codec. The codec is part of the checkpoint, so that the run alone can be
+    continued and listened to.
 
     Args:
         codec: trained; its weights come through `load_codec` or with a checkpoint.
@@ -104,7 +105,14 @@ class PriorTrainingWrapper(TrainingWrapper):
         self.posterior = posterior
         self.seconds = seconds
         self.validation = PriorValidation()
-        LatentSpace(codec, prior.latent_size)
+        space = LatentSpace(codec, prior.latent_size)
+        if prior.discrete != space.discrete or (space.discrete and prior.resolution != codec.codebook_size):
+            kind = f"{codec.codebook_size} codes per codebook" if space.discrete else "continuous latents"
+            own = f"{prior.resolution} codes per codebook" if prior.discrete else "continuous latents"
+            raise ValueError(
+                f"the prior is made for {own} and the codec has {kind}; "
+                f"set DISCRETE = {space.discrete}" + (f" and RESOLUTION = {codec.codebook_size}" * space.discrete)
+            )
 
     def combiner(self, losses: Mapping[str, Tensor]) -> Tensor:
         """The only loss there is."""
@@ -159,11 +167,15 @@ class PriorTrainingWrapper(TrainingWrapper):
         return self._receptive_field
 
     def check_window(self, n_signal: int) -> None:
-        """Refuses windows in which no frame has all its latents.
+        """Refuses windows in which no frame has all its latents, and codecs without codes.
 
         Raises:
-            UserError: fewer latent frames than latents.
+            UserError: fewer latent frames than latents, or codebooks that were never placed.
         """
+        try:
+            self.encode(torch.zeros(1, self.codec.channels, self.codec.hop * 8, device=self.device))
+        except ValueError as error:
+            raise UserError(str(error)) from error
         if n_signal // self.codec.hop <= self.prior.latent_size:
             needed = 2 * self.prior.latent_size * self.codec.hop
             raise UserError(
@@ -182,7 +194,7 @@ class PriorTrainingWrapper(TrainingWrapper):
 
     def on_train_start(self) -> None:
         """Measures the latents once, before the first batch of a run."""
-        if self.standardize and self.counters.batches == 0:
+        if self.standardize and not self.prior.discrete and self.counters.batches == 0:
             torch.manual_seed(step_seed(self.seed, 0, rank()))
             self.measure_latents(self.trainer.datamodule.val_dataloader())
 

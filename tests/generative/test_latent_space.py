@@ -8,6 +8,8 @@ import torch
 from rave_tools.generative.latent_space import LatentSpace, disagreement
 from tests.export.small import small_codec
 
+from .codes import HOP, CodeCodec
+
 
 def test_controls_there_and_back():
     codec = small_codec()
@@ -48,10 +50,22 @@ def test_codecs_that_differ_disagree():
     assert disagreement(codec, turned, 4) > 0.3, "the same latents on other axes are other latents"
 
 
+def test_codes_there_and_back():
+    codec = CodeCodec()
+    audio = torch.rand(2, 1, HOP * 10) * 2 - 1
+    space = LatentSpace(codec, 2)
+    codes = space.encode(audio)
+    assert space.discrete and codes.shape == (2, 2, 10) and codes.dtype == torch.float32
+    assert torch.equal(codes.long(), codec.encode(audio).codes[:, :2])
+    assert torch.equal(LatentSpace(codec, 3).to_latents(LatentSpace(codec, 3).encode(audio)), codec.encode(audio).z)
+    assert disagreement(codec, CodeCodec(), 2) == 0
+    assert disagreement(codec, CodeCodec(size=4), 2) == float("inf")
+
+
 def test_what_cannot_be_predicted_is_said():
-    codec = small_codec()
     with pytest.raises(ValueError, match="predicts 9 latents and the codec has 8; set CONTROLS to at most 8"):
-        LatentSpace(codec, 9)
-    codec.num_codebooks = 4
-    with pytest.raises(ValueError, match="4 codebooks, and a prior over codebook indices is missing"):
-        LatentSpace(codec, 4)
+        LatentSpace(small_codec(), 9)
+    with pytest.raises(ValueError, match="predicts 4 latents and the codec has 3 codebooks"):
+        LatentSpace(CodeCodec(), 4)
+    with pytest.raises(ValueError, match="codebooks were never placed"):
+        LatentSpace(CodeCodec(placed=False), 2).encode(torch.zeros(1, 1, HOP))

@@ -10,6 +10,7 @@ from rave_tools.runs import RunDirectory, load_checkpoint, open_run
 from rave_tools.training import summary
 from rave_tools.training.prior import PriorTrainingWrapper
 from rave_tools.training.run import train
+from tests.generative.codes import CodeCodec
 
 from .toys import HOP, ToyCodec, ToyData, adam, toy_wrapper
 
@@ -150,6 +151,36 @@ def test_half_precision_leaves_the_codec_whole(tmp_path):
     with torch.autocast("cpu", torch.bfloat16):
         assert wrapper.encode(ToyData().audio(0)).dtype == torch.float32
     assert seen == [torch.float32]
+
+
+def code_wrapper(codec=None, **changes):
+    torch.manual_seed(3)
+    sizes = dict(resolution=8, discrete=True, res_size=24, skp_size=12, n_layers=2, cycle_size=2)
+    prior = LatentPrior(3, **{**sizes, **changes})
+    wrapper = PriorTrainingWrapper(codec or CodeCodec(), prior, optimizer=adam(1e-2), seconds=0.02)
+    wrapper.seed = 7
+    return wrapper
+
+
+def test_codes_of_a_discrete_codec(tmp_path):
+    wrapper, rows, _ = go(tmp_path, wrapper=code_wrapper(), max_steps=60)
+    first, last = (sum(row["cross_entropy"] for row in part) / 8 for part in (rows[:8], rows[-8:]))
+    assert last < first - 0.15
+    assert wrapper.prior.latent_scale.tolist() == [1, 1, 1], "codes are not measured"
+    drawn, _ = wrapper.prior.sampler()(torch.ones(1, 1, 50), torch.rand(1, 3, 50), wrapper.prior.sampler().silence(1))
+    assert set(drawn.unique().tolist()) <= set(range(8)) and len(drawn.unique()) > 2
+    assert wrapper.validation.verdict.generated[0].shape == (1, 160)
+
+
+def test_a_prior_of_another_kind_than_its_codec_is_refused():
+    with pytest.raises(ValueError, match="made for 16 codes per codebook and the codec has 8 .* RESOLUTION = 8"):
+        code_wrapper(resolution=16)
+    with pytest.raises(ValueError, match="made for continuous latents and the codec has 8 codes .* DISCRETE = True"):
+        code_wrapper(discrete=False)
+    with pytest.raises(ValueError, match="made for 8 codes per codebook and the codec has continuous latents"):
+        code_wrapper(ToyCodec())
+    with pytest.raises(UserError, match="never placed"):
+        code_wrapper(CodeCodec(placed=False)).check_window(64)
 
 
 def test_windows_shorter_than_the_diagonal_are_refused():
