@@ -455,6 +455,32 @@ def make_schedules() -> dict[str, Any]:
     return out
 
 
+def make_prior() -> dict[str, Any]:
+    """The prior's network, quantisation, diagonal shift and loss."""
+    from rave.prior.model import Prior
+
+    sizes = {"resolution": 8, "res_size": 16, "skp_size": 8, "kernel_size": 3, "cycle_size": 2, "n_layers": 3}
+    torch.manual_seed(3)
+    prior = Prior(**sizes, latent_size=4)
+    enliven(prior)
+    prior.quantized_normal.dither = False
+    z = torch.randn(2, 4, 20)
+    frames = prior.quantized_normal.encode(prior.diagonal_shift(z))
+    logits = prior.forward(frames)
+    target = torch.argmax(prior.split_classes(frames[..., 1:]), -1).flatten()
+    estimate = prior.split_classes(logits[..., :-1]).flatten(0, 2)
+    return {
+        "sizes": {**sizes, "latent_size": 4},
+        "state": prior.state_dict(),
+        "z": z,
+        "frames": frames,
+        "logits": logits,
+        "loss": nn.functional.cross_entropy(estimate, target),
+        "decoded": prior.quantized_normal.decode(frames),
+        "restored": prior.diagonal_shift.inverse(prior.diagonal_shift(z)),
+    }
+
+
 def compact(value: Any) -> Any:
     """Nested values with every tensor in storage of its own, so that a view does not drag its base into the file."""
     if isinstance(value, Tensor):
@@ -491,6 +517,7 @@ def main(folder: Path, *only: str) -> None:
             ["v2.gin", "wasserstein.gin"], ["NOISE_AUGMENTATION = 3"], hop=2048
         ),
         "family_spherical": lambda: make_family(["v2.gin", "spherical.gin"], [], hop=2048),
+        "prior": make_prior,
     }
     makers = {name: make for name, make in makers.items() if not only or name in only}
     for name, make in makers.items():

@@ -247,6 +247,22 @@ class Config:
                 kept[key] = Binding(key, value, Origin("the command line", 1, "saved"))
         return write(kept)
 
+    def excerpt(self, *macros: str) -> str:
+        """The text that alone rebuilds what some macros refer to, without anything else.
+
+        Raises:
+            ConfigError: there is no such macro.
+        """
+        for name in macros:
+            self._macro_binding(name)
+        read, _ = config_graph.reachable(self.bindings, [(tuple(name.split("/")), MACRO) for name in macros])
+        return write({key: binding for key, binding in self.bindings.items() if key in read})
+
+    def uses(self, function: Callable[..., Any], part: Any) -> bool:
+        """True when a call of the function would build, or hand over, a certain class or function."""
+        _, used = config_graph.reachable(self.bindings, [((), self._named(function))])
+        return any(target.object is part for target in used)
+
     def settable(self, function: Callable[..., Any]) -> dict[Target, dict[str, Any]]:
         """Parameters of everything that the entrance uses and no binding sets, with their defaults."""
         read, used = config_graph.reachable(self.bindings, [((), self._named(function))])

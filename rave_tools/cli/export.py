@@ -5,7 +5,7 @@ from pathlib import Path
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from .opening import open_codec, run_name
+from .opening import open_codec, open_prior, run_name
 
 HELP = "make a TorchScript file of a run, for nn~ and the RAVE VST"
 
@@ -13,6 +13,9 @@ HELP = "make a TorchScript file of a run, for nn~ and the RAVE VST"
 def define(flags: absl_flags.FlagValues) -> None:
     """Define the flags of the command; RAVE's names where RAVE has the flag."""
     absl_flags.DEFINE_string("run", None, "run folder or checkpoint to export", required=True, flag_values=flags)
+    absl_flags.DEFINE_string(
+        "prior", None, "run folder or checkpoint of a prior of the run, for the method prior", flag_values=flags
+    )
     absl_flags.DEFINE_bool(
         "streaming", True, "keep state between blocks; without it a host hears a click at each block", flag_values=flags
     )
@@ -50,6 +53,11 @@ def run(flags: absl_flags.FlagValues) -> int:
     from ..export.prepare import ExportOptions
 
     codec, opened = open_codec(flags["run"].value, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
+    prior = None
+    if flags["prior"].value:
+        if flags["fidelity"].present:
+            raise UserError("--fidelity: the prior decides how many latents there are; leave --fidelity or --prior out")
+        prior, dreamt = open_prior(flags["prior"].value, codec)
     path = target_path(flags["output"].value, flags["name"].value, opened.path)
     options = ExportOptions(
         streaming=flags["streaming"].value,
@@ -63,7 +71,9 @@ def run(flags: absl_flags.FlagValues) -> int:
     )
     weights = ", averaged weights" if flags["ema_weights"].value else ""
     print(f"exporting {opened.path} ({opened.step} generator updates{weights})")
-    delivered = export(codec, path, options=options, time_it=flags["speed"].value, report=print)
+    if prior is not None:
+        print(f"with the prior {dreamt.path} ({dreamt.step} updates)")
+    delivered = export(codec, path, options=options, prior=prior, time_it=flags["speed"].value, report=print)
     for warning in delivered.warnings:
         print(f"warning: {warning}")
     print("\n".join(describe(delivered)))

@@ -6,13 +6,13 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from .opening import open_codec
+from .opening import open_codec, open_prior, run_name
 
 if TYPE_CHECKING:
     from ..inference.files import Job, Outcome
     from ..inference.reconstruct import Machine
 
-HELP = "play sound files through a run or an exported model"
+HELP = "play sound files through a run or an exported model, or let a prior play"
 SHOWN = 30
 
 
@@ -22,8 +22,15 @@ def define(flags: absl_flags.FlagValues) -> None:
         "model", None, "run folder, checkpoint, or .ts (ours or acids-rave's)", required=True, flag_values=flags
     )
     absl_flags.DEFINE_multi_string(
-        "input", None, "file, or folder with all below it; may be given several times", required=True, flag_values=flags
+        "input", None, "file, or folder with all below it; may be given several times", flag_values=flags
     )
+    absl_flags.DEFINE_string(
+        "prior",
+        None,
+        "run folder or checkpoint of the model's prior, which plays instead of files",
+        flag_values=flags,
+    )
+    absl_flags.DEFINE_float("seconds", 10.0, "length of what the prior plays", lower_bound=0.001, flag_values=flags)
     absl_flags.DEFINE_string(
         "out_path", "generations", "folder for the wav files, same tree as the input", flag_values=flags
     )
@@ -37,7 +44,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_enum("bits", "16", ["16", "24", "float"], "sample format of the wav files", flag_values=flags)
     absl_flags.DEFINE_bool("keep_rate", False, "write at the input's sample rate, not the model's", flag_values=flags)
     absl_flags.DEFINE_float(
-        "temperature", None, "scale of random latents (default: 0 for a run, as exported for a .ts)",
+        "temperature", None, "scale of random latents (default: 0 for a run, 1 with --prior, as exported for a .ts)",
         lower_bound=0.0, flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_float(
@@ -57,6 +64,10 @@ def run(flags: absl_flags.FlagValues) -> int:
     """Process every file; the exit code is 1 if one is missing or incomplete."""
     from ..inference.files import SUBTYPES, Choices, plan, process_files
 
+    if flags["prior"].value:
+        return play_prior(flags)
+    if not flags["input"].value:
+        raise UserError("--input is required: a sound file or a folder of them (or --prior, which needs none)")
     jobs = plan(flags["input"].value, flags["out_path"].value)
     machine = open_machine(flags)
     chunk = flags["chunk_size"].value
@@ -71,6 +82,48 @@ def run(flags: absl_flags.FlagValues) -> int:
             bar.finish(outcome)
     print("\n".join(table(outcomes)))
     return 1 if any(outcome.problem for outcome in outcomes) else 0
+
+
+def play_prior(flags: absl_flags.FlagValues) -> int:
+    """Let a prior play into a wav file that is called after its run.
+
+    Raises:
+        UserError: flags that contradict each other, or a prior of another model.
+    """
+    import torch
+
+    from ..inference.files import SUBTYPES, WavWriter
+    from ..inference.prior import dream
+
+    if flags["input"].value:
+        raise UserError("--prior plays from nothing; leave --input out, or leave --prior out")
+    if flags["model"].value.endswith(".ts"):
+        raise UserError(
+            "--prior needs the run it was trained on as --model; a .ts has its prior inside, for hosts"
+        )
+    device, ema, which = check_device(flags["device"].value), flags["ema_weights"].value, flags["checkpoint"].value
+    codec, _ = open_codec(flags["model"].value)
+    prior, opened = open_prior(flags["prior"].value, codec, which=which, ema=ema)
+    temperature = 1.0 if flags["temperature"].value is None else flags["temperature"].value
+    samples = round(flags["seconds"].value * codec.sample_rate)
+    path = Path(flags["out_path"].value) / f"{run_name(opened.path)}.wav"
+    print(f"prior: {opened.path} ({opened.step} updates), {prior.latent_size} latents, temperature {temperature:g}")
+    torch.manual_seed(flags["seed"].value)
+    writer = WavWriter(
+        path,
+        sample_rate=codec.sample_rate,
+        channels=codec.channels,
+        subtype=SUBTYPES[flags["bits"].value],
+        frames=samples,
+    )
+    try:
+        for block in dream(prior, codec, samples=samples, temperature=temperature, device=device):
+            writer.write(block[0].numpy())
+        writer.finish()
+    finally:
+        writer.abandon()
+    print(f"  {path}  {samples / codec.sample_rate:.1f} s")
+    return 0
 
 
 def open_machine(flags: absl_flags.FlagValues) -> "Machine":

@@ -11,13 +11,14 @@ from absl import flags as absl_flags
 
 from ..errors import UserError
 from . import usage
+from .prior_training import DEFAULT_PRIOR, TrainedCodec, load_configuration, open_model, window
 
 if TYPE_CHECKING:
     from ..config import Config
     from ..data.datamodule import AudioDataModule
     from ..runs import OpenedRun, RunDirectory
 
-HELP = "train a codec on a database made by rave_tools preprocess"
+HELP = "train a codec, or a prior on a codec's latents, on a database made by rave_tools preprocess"
 DEFAULT_CONFIG = "v2"
 
 # Flags that say what the data are like; a resumed run keeps its own unless they are given again.
@@ -41,6 +42,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     string("db_path", None, "database made by rave_tools preprocess", **where)
     string("out_path", "runs", "folder of the runs", **where)
     several("config", [DEFAULT_CONFIG], "configuration, then others to apply over it", **where)
+    string("model", None, "run folder or checkpoint of a trained codec, to train a prior on its latents", **where)
     several("override", [], "a gin binding applied last, as 'CAPACITY = 32'", **where)
     several("augment", [], "augmentation configuration, such as mute", **where)
     number("max_steps", 6_000_000, "last generator update", **where)
@@ -83,7 +85,10 @@ def run(flags: absl_flags.FlagValues) -> int:
     opened = _opened(flags)
     values = _data_values(flags, opened)
     folder = _folder(flags, opened, first=first)
-    loaded = _configuration(flags, opened, values["db_path"], report)
+    model = open_model(flags["model"].value, resuming=opened is not None, report=report)
+    loaded = _configuration(flags, opened, model, values["db_path"], report)
+    if model is not None and not flags["n_signal"].present:
+        values["n_signal"] = max(values["n_signal"], window(loaded, model))
     settings = {name: flags[name].value for name in RUN_FLAGS if flags[name].present}
     if "precision" in settings:
         settings["precision"] = PRECISIONS[settings["precision"]]
@@ -91,6 +96,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     torch.set_float32_matmul_precision("high")  # as RAVE: TF32 on the GPUs that have it
     _check_precision(settings.get("precision", "32"), machine["accelerator"])
     text = loaded.operative(train, **settings)
+    facts = _facts(values, model, opened)
     data = _data(values, loaded, flags["workers"].value)
     torch.manual_seed(values["seed"])
     if first:
@@ -103,10 +109,11 @@ def run(flags: absl_flags.FlagValues) -> int:
             data=data,
             run=folder,
             config_text=text,
-            facts={"flags": values},
+            facts=facts,
             seed=values["seed"],
             resume=None if opened is None else {**opened.extra, "state_dict": opened.state_dict},
             init_from=_initial(flags),
+            codec=None if model is None else model.weights,
             listen=_listener(values, data),
             progress=flags["progress"].value and sys.stderr.isatty() and first,
             report=report,
@@ -117,9 +124,11 @@ def run(flags: absl_flags.FlagValues) -> int:
         saved = f"the checkpoint is in {folder.checkpoints}" if stopped.saved else "without saving"
         report(f"stopped at step {stopped.step}, {saved}; go on with: rave_tools train --resume {folder.path}")
         return 128 + stopped.signum
+    codec = facts.get("model")
+    way = f"--run {codec} --prior {folder.path}" if codec else f"--run {folder.path} --streaming"
     report(
         f"done at step {outcome.step}; best validation distance {outcome.best:.4f}; "
-        f"export with: rave_tools export --run {folder.path} --streaming"
+        f"export with: rave_tools export {way}"
     )
     return 0
 
@@ -187,15 +196,24 @@ def _folder(flags: absl_flags.FlagValues, opened: "OpenedRun | None", *, first: 
 
 
 def _configuration(
-    flags: absl_flags.FlagValues, opened: "OpenedRun | None", db_path: str, report: Callable[[str], None]
+    flags: absl_flags.FlagValues,
+    opened: "OpenedRun | None",
+    model: TrainedCodec | None,
+    db_path: str,
+    report: Callable[[str], None],
 ) -> "Config":
     """The configuration: files, then facts of the data, then overrides; on resume over the run's own, and said."""
     from .. import config
 
     channels = flags["channels"].value
+    if model is not None:
+        if channels:
+            raise UserError("--channels is a fact of the codec that --model names; leave it out")
+        names = flags["config"].value if flags["config"].present else [DEFAULT_PRIOR]
+        return load_configuration(names, [*model.overrides(), *flags["override"].value], model)
     if opened is None:
         channels = channels or _database_channels(db_path, report)
-        return config.load(flags["config"].value, [f"CHANNELS = {channels}", *flags["override"].value])
+        return load_configuration(flags["config"].value, [f"CHANNELS = {channels}", *flags["override"].value], None)
     files = flags["config"].value if flags["config"].present else []
     overrides = [*([f"CHANNELS = {channels}"] if channels else []), *flags["override"].value]
     before = config.load([], text=opened.config_text)
@@ -245,6 +263,12 @@ class _Integrated:
         from ..data.transforms import Integrator
 
         return torch.from_numpy(Integrator(sampling_rate=self.sampling_rate)(audio.numpy()))
+
+
+def _facts(values: dict[str, Any], model: TrainedCodec | None, opened: "OpenedRun | None") -> dict[str, Any]:
+    """What a checkpoint keeps of the command: the data flags, and where a prior's codec came from."""
+    path = str(model.path) if model is not None else opened.facts.get("model") if opened is not None else None
+    return {"flags": values, **({"model": path} if path else {})}
 
 
 def _listener(values: Mapping[str, Any], data: "AudioDataModule") -> Callable[[Any], Any] | None:

@@ -7,7 +7,6 @@ from rave_tools.contracts import Latent
 from rave_tools.nn.recurrent import GRU
 from rave_tools.nn.streaming import Streamable
 
-
 FAINT = 1e-6
 
 

@@ -34,6 +34,7 @@ class HostFacts:
         precision: in which matrices are stored.
         processor: that the file plays on, or ``any``.
         labels: names of the controls, one per control.
+        has_prior: there is a method ``prior`` that draws controls.
     """
 
     sample_rate: int
@@ -50,6 +51,7 @@ class HostFacts:
     has_noise: bool = False
     precision: str = "fp32"
     processor: str = "any"
+    has_prior: bool = False
 
 
 @torch.jit.interface

@@ -3,7 +3,7 @@
 import copy
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -15,9 +15,11 @@ from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
 from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
+from rave_tools.export.prior import HostModelWithPrior
 from rave_tools.export.products import PackedProducts, PlainProducts
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
 from rave_tools.export.step import make_step, run_chain
+from rave_tools.generative.latent_prior import LatentPrior, PriorSampler
 from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.nn.streaming import streaming
 
@@ -65,6 +67,7 @@ class Prepared:
             multiple of the hop.
         receptive_field: samples to the left and to the right of an output sample that the reference looks at.
         warnings: what a person should know before using the file.
+        sampler: of the prior in the file, or None.
     """
 
     host: HostModel
@@ -72,6 +75,7 @@ class Prepared:
     reference: Callable[[Tensor], Tensor]
     receptive_field: tuple[int, int]
     warnings: list[str]
+    sampler: PriorSampler | None = None
 
 
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
@@ -148,12 +152,13 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     return reference
 
 
-def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
+def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | None = None) -> Prepared:
     """Make a host module of a codec, which stays as it is.
 
     Args:
         codec: trained.
         options: what the file should be.
+        prior: of the codec, for the method ``prior``; it decides how many controls there are.
 
     Returns:
         The module, its facts, and the plain model to compare it with.
@@ -162,6 +167,8 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         UserError: options that the codec cannot meet.
     """
     _check_options(codec, options)
+    if prior is not None:
+        options = with_size_of(options, prior)
     codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float()).requires_grad_(False)
     try:
         controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
@@ -200,14 +207,18 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         has_noise=has_noise,
         precision=options.precision,
         processor=options.processor,
+        has_prior=prior is not None,
     )
-    host = HostModel(
-        _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST),
-        _half(parts.decoding, 1, controls.decoder_size, options, loudest=LARGEST_CONTROL),
-        controls=controls,
-        facts=facts,
-    )
-    return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(controls, options, hop))
+    encode = _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST)
+    decode = _half(parts.decoding, 1, controls.decoder_size, options, loudest=LARGEST_CONTROL)
+    sampler = None
+    if prior is None:
+        host = HostModel(encode, decode, controls=controls, facts=facts)
+    else:
+        sampler = copy.deepcopy(prior).cpu().float().sampler()
+        host = HostModelWithPrior(encode, decode, controls=controls, facts=facts, sampler=sampler)
+    warnings = _gather_warnings(controls, options, hop)
+    return Prepared(host.eval(), facts, reference, (left, right), warnings, sampler)
 
 
 def _products(options: ExportOptions) -> nn.Module:
@@ -215,6 +226,20 @@ def _products(options: ExportOptions) -> nn.Module:
     if options.processor == "x86":
         return PackedProducts(split=options.precision == "fp32")
     return PlainProducts()
+
+
+def with_size_of(options: ExportOptions, prior: LatentPrior) -> ExportOptions:
+    """Options with as many controls as a prior draws.
+
+    Raises:
+        UserError: another number was asked for.
+    """
+    if options.latent_size not in (None, prior.latent_size):
+        raise UserError(
+            f"--latent_size {options.latent_size}: the prior draws {prior.latent_size} latents; leave --latent_size "
+            f"out, or train a prior with --override 'CONTROLS = {options.latent_size}'"
+        )
+    return replace(options, latent_size=prior.latent_size)
 
 
 def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *, loudest: float) -> nn.Module:

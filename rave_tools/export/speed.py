@@ -46,12 +46,14 @@ class Speed:
         first: seconds for each of the very first blocks.
         budget: duration of such a block, in seconds.
         times: per block size.
+        prior: method ``prior`` on one latent frame, if there is one.
     """
 
     load: float
     first: tuple[float, ...]
     budget: float
     times: tuple[BlockTimes, ...]
+    prior: BlockTimes | None = None
 
 
 def time_blocks(path: str, hops: tuple[int, ...], seconds: float) -> Speed:
@@ -83,7 +85,20 @@ def time_blocks(path: str, hops: tuple[int, ...], seconds: float) -> Speed:
             times.append(
                 BlockTimes(count, budget, steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))], len(steady))
             )
-    return Speed(load, tuple(first), times[0].budget, tuple(times))
+        prior = time_prior(module, seconds) if hasattr(module, "prior_params") else None
+    return Speed(load, tuple(first), times[0].budget, tuple(times), prior)
+
+
+def time_prior(module: torch.jit.ScriptModule, seconds: float) -> BlockTimes:
+    """Draw one latent frame after the other, for so many seconds at most."""
+    spent: list[float] = []
+    while len(spent) < FEWEST_BLOCKS or sum(spent) < seconds * (len(spent) < 1000):
+        start = time.perf_counter()
+        module.prior(torch.ones(1, 1, 1))
+        spent.append(time.perf_counter() - start)
+    steady = sorted(spent[LOAD_BLOCKS + 1 :])
+    budget = int(module.hop) / int(module.sr)
+    return BlockTimes(1, budget, steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))], len(steady))
 
 
 def measure_speed(path: Path, hops: tuple[int, ...] = (1, 2, 4), seconds: float = SECONDS_PER_SIZE) -> Speed:

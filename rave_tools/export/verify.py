@@ -274,6 +274,32 @@ def check_stereo(module: torch.jit.ScriptModule, prepared: Prepared, result: Ver
     result.add("stereo mode of the RAVE VST", passed, answer)
 
 
+def check_prior(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
+    """The prior at temperature 0, where it is deterministic, in odd blocks and beside a row that is not."""
+    facts, sampler = prepared.facts, prepared.sampler
+    make_quiet(module)
+    cold = torch.zeros(1, 1, sum(BLOCKS))
+    with torch.no_grad():
+        noise = torch.rand(1, facts.latent_size, cold.shape[2])
+        expected, _ = sampler(cold, noise, sampler.silence(1))
+    whole = play(module, cold, [cold.shape[2]], ("prior",))
+    module.set_reset(1)
+    odd = play(module, cold, BLOCKS, ("prior",))
+    error = max(difference(whole, expected)[0], difference(odd, expected)[0])
+    good = difference(whole, expected)[1] <= TOLERANCE_DB and difference(odd, expected)[1] <= TOLERANCE_DB
+    result.add("prior: blocks of 1 to 16 frames in any order equal the plain prior", good, f"max error {error:.1e}")
+    warm = torch.cat([cold, torch.ones_like(cold)])
+    beside = play(module, warm, BLOCKS, ("prior",))
+    error, decibels = difference(beside[:1], expected)
+    result.add("prior: rows are independent", decibels <= TOLERANCE_DB, f"max error {error:.1e} ({decibels:.0f} dB)")
+    wild = torch.tensor([math.nan, math.inf, -math.inf, 4e21, -1.0, 1.0]).repeat(1, 1, 4)
+    bad = int((~torch.isfinite(play(module, wild, [3], ("prior",)))).sum()) + int((~torch.isfinite(beside)).sum())
+    result.add("prior: temperatures that are none leave the latents finite", bad == 0, f"{bad} numbers are not finite")
+    with torch.inference_mode():
+        module.decode(module.prior(torch.ones(1, 1, 2)))
+    module.set_reset(1)
+
+
 def verify(path: Path, prepared: Prepared, speed: Speed | None = None) -> Verification:
     """Load a file and ask it everything.
 
@@ -291,5 +317,7 @@ def verify(path: Path, prepared: Prepared, speed: Speed | None = None) -> Verifi
     check_attributes(module, prepared, result)
     check_stereo(module, prepared, result)
     check_garbage(module, prepared, result)
+    if prepared.sampler is not None:
+        check_prior(module, prepared, result)
     (check_sound if prepared.facts.streaming else check_plain_sound)(module, prepared, result)
     return result

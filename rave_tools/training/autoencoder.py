@@ -4,32 +4,28 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
-from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.contracts import AudioBatch, Latent, Reconstruction
 from rave_tools.training.adversary import Adversary
-from rave_tools.training.parallel import average_gradients, rank, world_size
-from rave_tools.training.schedules import Constant, OnePhase, Phase, Schedule
+from rave_tools.training.parallel import rank, world_size
+from rave_tools.training.schedules import Schedule
 from rave_tools.training.validation import Validation
 from rave_tools.training.wrapper import (
-    Counters,
     Factor,
     GradientGuard,
     Judge,
     OptimizerFactory,
-    ScalarMeans,
-    gradient_norm,
-    hyperparameters,
-    scale_gradients,
+    Player,
+    TrainingWrapper,
     step_seed,
 )
 
 Combiner = Callable[[Mapping[str, Tensor]], Tensor]
 
 
-class AutoencoderTrainingWrapper(LightningModule):
+class AutoencoderTrainingWrapper(TrainingWrapper):
     """Trains a codec: encode, decode, let the judges and the adversary speak, combine, step.
 
     Every batch belongs either to the generator (encoder and decoder) or to the discriminator; the schedule says to
@@ -50,10 +46,6 @@ class AutoencoderTrainingWrapper(LightningModule):
         discriminator_learning_rate: likewise for the discriminator's.
         clip_norm: longest gradient allowed in an update, or None.
         guard: decides what happens to gradients that are not finite.
-
-    Attributes:
-        accumulate: batches whose gradients make one update; the run sets it.
-        seed: of the noise that the model draws while training; the run sets it.
     """
 
     def __init__(
@@ -72,99 +64,44 @@ class AutoencoderTrainingWrapper(LightningModule):
         clip_norm: float | None = None,
         guard: GradientGuard | None = None,
     ) -> None:
-        super().__init__()
         if not judges:
             raise ValueError("a codec needs at least one judge of its reconstructions; bind judges = [...]")
         if adversary is not None and discriminator_optimizer is None:
             raise ValueError("an adversary needs an optimiser; bind discriminator_optimizer")
-        self.automatic_optimization = False
+        players = [Player(generator_optimizer, learning_rate)]
+        if adversary is not None:
+            players.append(Player(discriminator_optimizer, discriminator_learning_rate))
+        super().__init__(players, schedule=schedule, betas=betas, clip_norm=clip_norm, guard=guard)
         self.codec = codec
         self.judges = nn.ModuleList(judges)
         self.adversary = adversary
         self.combiner = combiner
-        self.schedule = schedule or OnePhase()
-        self.betas = dict(betas or {})
-        self.accumulate = 1
-        self.clip_norm = clip_norm
-        self.guard = guard or GradientGuard()
-        self.seed = 0
-        self.counters = Counters()
-        self.means = ScalarMeans()
-        self.gradient_norms: dict[str, float] = {}
         self.validation = Validation(judges[0].criterion)
-        self._optimizer_factories = [generator_optimizer]
-        self._factors: list[Factor] = [learning_rate or Constant()]
-        if adversary is not None:
-            self._optimizer_factories.append(discriminator_optimizer)
-            self._factors.append(discriminator_learning_rate or Constant())
-        self._micro_batch = 0
-        # False while weights, counters and averages do not belong together: within an update, while averages are heard.
-        self.settled = True
-
-    @property
-    def phase(self) -> Phase:
-        """The phase in force."""
-        return self.schedule.at(self.counters.generator_updates)
-
-    @property
-    def discriminator_turn(self) -> bool:
-        """Whether the next batch belongs to the discriminator."""
-        return self.adversary is not None and self.schedule.discriminator_turn(
-            self.counters.generator_updates, self.counters.discriminator_updates
-        )
-
-    @property
-    def at_boundary(self) -> bool:
-        """Whether no accumulated gradient is pending: only here a checkpoint holds the whole state."""
-        return self._micro_batch == 0 and self.settled
 
     def learners(self) -> list[list[nn.Parameter]]:
         """Parameters of the generator, then those of the adversary if there is one."""
         modules = [self.codec, *([self.adversary] if self.adversary is not None else [])]
         return [[p for p in module.parameters() if p.requires_grad] for module in modules]
 
-    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
-        """One optimiser per player."""
-        made = [factory(group) for factory, group in zip(self._optimizer_factories, self.learners(), strict=True)]
-        self._settings = [hyperparameters(optimizer) for optimizer in made]
-        return made
+    def averaged(self) -> dict[str, nn.Module]:
+        """The codec."""
+        return {"codec": self.codec}
 
-    def learning_rates(self) -> list[float]:
-        """Of the generator and, if there is one, of the discriminator, now."""
-        updates = (self.counters.generator_updates, self.counters.discriminator_updates)
-        return [
-            settings[0]["lr"] * factor(count)
-            for settings, factor, count in zip(self._settings, self._factors, updates, strict=False)
-        ]
+    def networks(self) -> list[nn.Module]:
+        """Encoder, decoder and discriminator."""
+        encoder = self.codec.encoder
+        discriminators = [self.adversary.discriminator] if self.adversary is not None else []
+        return [getattr(encoder, "encoder", encoder), self.codec.decoder, *discriminators]
 
-    def beta(self, penalty: str) -> float:
-        """Factor of a penalty, now."""
-        factor = self.betas.get(penalty)
-        return 1.0 if factor is None else factor(self.counters.generator_updates)
-
-    def training_step(self, batch: AudioBatch, batch_idx: int) -> None:
-        """One micro-batch for whoever's turn it is; an update when enough of them have been seen."""
-        torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
-        turn = 1 if self.discriminator_turn else 0
-        optimizers = self.optimizers()
-        optimizer = optimizers[turn] if isinstance(optimizers, list) else optimizers
-        if self._micro_batch == 0:
-            optimizer.zero_grad(set_to_none=True)
-        if turn:
-            losses = self.discriminator_losses(batch.audio)
-            total = losses["discriminator"]
-        else:
-            losses = self.generator_losses(batch.audio)
-            total = self.combiner(losses)
-        self.manual_backward(total / self.accumulate)
-        # Until here nothing but gradients has changed: an exception leaves a whole state behind.
-        self.settled = False
-        self.counters.batches += 1
-        self._micro_batch = (self._micro_batch + 1) % self.accumulate
-        self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total})
-        if self._micro_batch == 0:
-            self._update(turn, optimizer, losses)
-        self.settled = True
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """The codec's parts in the order in which audio meets them, then the discriminator, then the judges."""
+        found: list[tuple[str, Any]] = list(self.codec.named_children())
+        if self.adversary is not None:
+            found.append(("discriminator", self.adversary.discriminator))
+        for judge in self.judges:
+            prefix = "" if judge.name == "fullband" else f"{judge.name} "
+            found.append((f"{prefix}audio distance", judge.criterion))
+        return [(name, module) for name, module in found if isinstance(module, nn.Module)]
 
     def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
         """Everything that the generator minimises, by name: penalties times beta, judges, adversary.
@@ -256,42 +193,6 @@ class AutoencoderTrainingWrapper(LightningModule):
         torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
         return noise
 
-    def _float32(self) -> torch.autocast:
-        """An island of float32 in whatever precision the trainer chose."""
-        return torch.autocast(self.device.type, enabled=False)
-
-    def _update(self, turn: int, optimizer: Any, losses: Mapping[str, Tensor]) -> None:
-        """Average over processes, measure, guard, step, count."""
-        parameters = [p for group in optimizer.param_groups for p in group["params"]]
-        average_gradients(parameters)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None else 1.0
-        norm = float(gradient_norm(parameters)) / scale
-        searching = scaler is not None and scale > 1  # a scaler finds its scale by overflowing
-        admitted = searching or self.guard.admit(norm, losses)
-        finite = norm == norm and norm != float("inf")
-        if admitted:
-            if self.clip_norm is not None and finite and norm > self.clip_norm:
-                scale_gradients(parameters, self.clip_norm / norm)
-            for group, lr in zip(optimizer.param_groups, self._rates(turn), strict=True):
-                group["lr"] = lr
-            optimizer.step()
-        self._count(turn, finite, norm)
-
-    def _rates(self, turn: int) -> list[float]:
-        """Learning rate of each parameter group of one player, now."""
-        updates = self.counters.discriminator_updates if turn else self.counters.generator_updates
-        return [settings["lr"] * self._factors[turn](updates) for settings in self._settings[turn]]
-
-    def _count(self, turn: int, finite: bool, norm: float) -> None:
-        self.gradient_norms["discriminator" if turn else "generator"] = norm
-        if not finite:
-            self.counters.skipped += 1
-        elif turn:
-            self.counters.discriminator_updates += 1
-        else:
-            self.counters.generator_updates += 1
-
     def on_fit_start(self) -> None:
         """Measures once how far the codec looks, for the judges' valid crop."""
         self.measure_receptive_field()
@@ -309,11 +210,6 @@ class AutoencoderTrainingWrapper(LightningModule):
                 left, right = earlier
             self._receptive_field = (int(left), int(right))
         return self._receptive_field
-
-    @property
-    def receptive_field(self) -> tuple[int, int]:
-        """See `measure_receptive_field`; zero before it was measured."""
-        return getattr(self, "_receptive_field", (0, 0))
 
     def on_validation_start(self) -> None:
         """Starts a fresh verdict, with the same noise every time."""

@@ -9,16 +9,15 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 import rave_tools
 from rave_tools.errors import UserError
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.ema import EMA
-from rave_tools.training.wrapper import Counters
+from rave_tools.training.wrapper import Counters, TrainingWrapper
 
 Write = Callable[[str, dict[str, Any]], Any]
 
 
 def capture(
     trainer: Trainer,
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     *,
     config_text: str,
     ema: EMA | None = None,
@@ -55,7 +54,7 @@ def capture(
     return state
 
 
-def restore_weights(wrapper: AutoencoderTrainingWrapper, checkpoint: Mapping[str, Any]) -> None:
+def restore_weights(wrapper: TrainingWrapper, checkpoint: Mapping[str, Any]) -> None:
     """Weights and counters; call before the optimisers exist.
 
     Raises:
@@ -72,7 +71,7 @@ def restore_weights(wrapper: AutoencoderTrainingWrapper, checkpoint: Mapping[str
     wrapper.counters = Counters.from_mapping(checkpoint["rave_tools"])
 
 
-def transfer(wrapper: AutoencoderTrainingWrapper, saved: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
+def transfer(wrapper: TrainingWrapper, saved: Mapping[str, torch.Tensor]) -> tuple[list[str], list[str]]:
     """Copies the tensors that fit by name and shape.
 
     Returns:

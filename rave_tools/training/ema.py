@@ -7,11 +7,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rave_tools.errors import ConfigError
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
+from rave_tools.training.wrapper import TrainingWrapper
 
 
 class EMA(Callback):
-    """Keeps an exponential moving average of the codec's learning weights, swapped in for validation.
+    """Keeps an exponential moving average of the learning weights, swapped in for validation.
 
     A checkpoint carries it under ``ema``, with the keys of ``state_dict``, for export and generation.
 
@@ -30,8 +30,13 @@ class EMA(Callback):
         self._updates = -1
 
     @staticmethod
-    def _live(wrapper: AutoencoderTrainingWrapper) -> dict[str, Tensor]:
-        return {f"codec.{name}": p.data for name, p in wrapper.codec.named_parameters() if p.requires_grad}
+    def _live(wrapper: TrainingWrapper) -> dict[str, Tensor]:
+        return {
+            f"{place}.{name}": p.data
+            for place, module in wrapper.averaged().items()
+            for name, p in module.named_parameters()
+            if p.requires_grad
+        }
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts from the weights at hand, unless a checkpoint brought an average."""
@@ -53,7 +58,7 @@ class EMA(Callback):
         torch._foreach_add_(averages, list(live.values()), alpha=1 - self.factor)
 
     @torch.no_grad()
-    def _swap(self, wrapper: AutoencoderTrainingWrapper) -> None:
+    def _swap(self, wrapper: TrainingWrapper) -> None:
         for name, live in self._live(wrapper).items():
             held = live.clone()
             live.copy_(self.weights[name])

@@ -10,12 +10,11 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
 from rave_tools.contracts import AudioBatch
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.monitor import peak_memory, process_memory
 from rave_tools.training.parallel import world_size
 from rave_tools.training.schedules import Phase
 from rave_tools.training.summary import readable_time
-from rave_tools.training.wrapper import Counters
+from rave_tools.training.wrapper import Counters, TrainingWrapper
 
 REPEAT_BELOW_SECONDS = 3.0
 MOMENTS_PER_WEIGHT = 2
@@ -69,7 +68,7 @@ class Estimate:
 
 
 def measure(
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     audio: Tensor,
     *,
     max_steps: int,
@@ -110,7 +109,7 @@ def measure(
 
 
 def _measure_phase(
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     audio: Tensor,
     phase: Phase,
     updates: int,
@@ -138,7 +137,7 @@ def _measure_phase(
 
 def _time(
     step: Callable[[], Tensor],
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     device: torch.device,
     precision: Precision,
     compiled: bool,

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.validation import Verdict
+from rave_tools.training.wrapper import TrainingWrapper
 
 
 class Display(Protocol):
@@ -77,7 +77,7 @@ class Monitor(Callback):
             self._started = True
             self._mark(pl_module)
 
-    def _mark(self, wrapper: AutoencoderTrainingWrapper) -> None:
+    def _mark(self, wrapper: TrainingWrapper) -> None:
         self._time, self._paused = time.monotonic(), 0.0
         self._waited, self._step = self.waited(), wrapper.counters.generator_updates
 
@@ -87,7 +87,7 @@ class Monitor(Callback):
         if steps > 0 and (steps >= self.every or time.monotonic() - self._time >= self.seconds or self._step == 0):
             self._read(pl_module)
 
-    def _read(self, wrapper: AutoencoderTrainingWrapper) -> None:
+    def _read(self, wrapper: TrainingWrapper) -> None:
         values = wrapper.means.read()
         step, phase = wrapper.counters.generator_updates, wrapper.phase
         elapsed = max(time.monotonic() - self._time - self._paused, 1e-9)

@@ -14,7 +14,6 @@ from torch import Tensor
 from rave_tools.errors import UserError
 from rave_tools.runs import RunDirectory
 from rave_tools.training import summary
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.cadence import NEVER, Cadence, Interrupts
 from rave_tools.training.checkpoints import Checkpoints, Resume, restore_weights, transfer
 from rave_tools.training.ema import EMA
@@ -23,6 +22,7 @@ from rave_tools.training.monitor import Monitor
 from rave_tools.training.parallel import GradientAveraging
 from rave_tools.training.progress import Progress
 from rave_tools.training.tensorboard import TensorBoard
+from rave_tools.training.wrapper import TrainingWrapper
 
 LOGGER = logging.getLogger(__name__)
 SMOKE_STEPS = 2
@@ -65,7 +65,7 @@ class Outcome:
 
 def train(
     *,
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     data: TrainingData,
     run: RunDirectory,
     config_text: str,
@@ -83,6 +83,7 @@ def train(
     seed: int | None = None,
     resume: Mapping[str, Any] | None = None,
     init_from: Mapping[str, Tensor] | None = None,
+    codec: Mapping[str, Tensor] | None = None,
     estimate: bool = True,
     progress: bool = True,
     smoke_test: bool = False,
@@ -108,10 +109,11 @@ def train(
         accelerator: ``auto``, ``cpu``, ``cuda`` or ``mps``.
         devices: how many, or which.
         accumulate: batches whose gradients make one update.
-        compile: whether encoder, decoder and discriminator go through torch.compile.
+        compile: whether the networks go through torch.compile.
         seed: of the model's noise; by default that of the resumed run, or 0.
         resume: contents of the checkpoint to go on from.
         init_from: weights to begin with, as far as they fit; what was and was not taken is reported.
+        codec: weights of the trained codec whose latents a prior learns.
         estimate: whether to measure memory and time of all phases first.
         progress: whether to draw a bar; plain lines otherwise.
         smoke_test: only a few updates, to see whether everything works.
@@ -129,6 +131,8 @@ def train(
     """
     wrapper.accumulate = accumulate
     _load(wrapper, resume, init_from, seed, report)
+    if codec is not None:
+        wrapper.load_codec(codec)
     step = wrapper.counters.generator_updates
     _check(wrapper, data)
     if smoke_test:
@@ -183,7 +187,7 @@ def train(
 
 
 def _load(
-    wrapper: AutoencoderTrainingWrapper,
+    wrapper: TrainingWrapper,
     resume: Mapping[str, Any] | None,
     init_from: Mapping[str, Tensor] | None,
     seed: int | None,
@@ -204,7 +208,7 @@ def _load(
         wrapper.seed = seed
 
 
-def _check(wrapper: AutoencoderTrainingWrapper, data: TrainingData) -> None:
+def _check(wrapper: TrainingWrapper, data: TrainingData) -> None:
     """What must agree before the first step.
 
     Raises:
@@ -222,10 +226,11 @@ def _check(wrapper: AutoencoderTrainingWrapper, data: TrainingData) -> None:
             f"--n_signal {data.n_signal} is not a whole number of the model's frames of {hop} samples; "
             f"use {max(1, round(data.n_signal / hop)) * hop}"
         )
+    wrapper.check_window(data.n_signal)
 
 
 def _introduce(
-    wrapper: AutoencoderTrainingWrapper, data: TrainingData, resuming: bool, report: Callable[[str], None]
+    wrapper: TrainingWrapper, data: TrainingData, resuming: bool, report: Callable[[str], None]
 ) -> None:
     """What is about to be trained, on what, and from where."""
     lines = [*data.describe(), *summary.table(wrapper).splitlines(), ""]
@@ -258,18 +263,14 @@ def _estimating(wanted: bool, max_steps: int, bar: Progress, compiled: bool) -> 
     return [Estimating(max_steps=max_steps, tell=bar.line, receive=receive, compiled=compiled)]
 
 
-def compile_networks(wrapper: AutoencoderTrainingWrapper, **options: Any) -> None:
-    """Compiles encoder, decoder and discriminator in place: names in the checkpoint stay as they are.
+def compile_networks(wrapper: TrainingWrapper, **options: Any) -> None:
+    """Compiles the networks that are worth it in place: names in the checkpoint stay as they are.
 
     Args:
         wrapper: whose networks.
         options: of torch.compile.
     """
-    encoder = wrapper.codec.encoder
-    networks = [getattr(encoder, "encoder", encoder), wrapper.codec.decoder]
-    if wrapper.adversary is not None:
-        networks.append(wrapper.adversary.discriminator)
-    for network in networks:
+    for network in wrapper.networks():
         network.compile(**options)
 
 
@@ -319,7 +320,7 @@ def _quiet() -> Iterator[None]:
 
 
 @contextmanager
-def _clear_errors(wrapper: AutoencoderTrainingWrapper, interrupts: Interrupts) -> Iterator[None]:
+def _clear_errors(wrapper: TrainingWrapper, interrupts: Interrupts) -> Iterator[None]:
     """Says what to do when the device has no memory left, and keeps an interruption one."""
     try:
         yield

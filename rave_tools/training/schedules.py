@@ -83,10 +83,14 @@ class RAVESchedule:
 
 
 class OnePhase:
-    """A single phase for ever: no adversary, nothing frozen."""
+    """A single phase for ever: no adversary, nothing frozen.
 
-    def __init__(self) -> None:
-        self._phase = Phase(1, "reconstruction", adversarial=False, encoder_frozen=False)
+    Args:
+        name: in words.
+    """
+
+    def __init__(self, name: str = "reconstruction") -> None:
+        self._phase = Phase(1, name, adversarial=False, encoder_frozen=False)
 
     def at(self, generator_updates: int) -> Phase:
         """The only phase."""

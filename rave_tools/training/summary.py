@@ -1,11 +1,10 @@
 """The table of a model's components, and what its valid crop discards."""
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 from torch import nn
 
-from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
+from rave_tools.training.wrapper import TrainingWrapper
 
 BYTES_PER_PARAMETER = 4
 
@@ -30,15 +29,9 @@ def readable_time(seconds: float) -> str:
     return " ".join(parts[:2])
 
 
-def components(wrapper: AutoencoderTrainingWrapper) -> list[tuple[str, nn.Module]]:
+def components(wrapper: TrainingWrapper) -> list[tuple[str, nn.Module]]:
     """(title, module) of each part that a person would name, in the order in which audio meets them."""
-    parts: list[tuple[str, Any]] = [(_title(name), module) for name, module in wrapper.codec.named_children()]
-    if wrapper.adversary is not None:
-        parts.append(("Discriminator", wrapper.adversary.discriminator))
-    for judge in wrapper.judges:
-        prefix = "" if judge.name == "fullband" else f"{_title(judge.name)} "
-        parts.append((f"{prefix}Audio Distance", judge.criterion))
-    return [(title, module) for title, module in parts if isinstance(module, nn.Module)]
+    return [(_title(name), module) for name, module in wrapper.parts()]
 
 
 def _title(name: str) -> str:
@@ -51,7 +44,7 @@ def count_parameters(modules: Iterable[nn.Module], *, trainable: bool | None = N
     return sum(p.numel() for p in seen.values() if trainable is None or p.requires_grad == trainable)
 
 
-def table(wrapper: AutoencoderTrainingWrapper) -> str:
+def table(wrapper: TrainingWrapper) -> str:
     """Components with their architecture and size, then the totals."""
     rows = [
         (title, type(module).__name__, readable_count(count_parameters([module])))
@@ -80,7 +73,7 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
     return [line(head), "-+-".join("-" * width for width in widths), *(line(row) for row in rows)]
 
 
-def receptive_field_report(wrapper: AutoencoderTrainingWrapper, n_signal: int) -> str:
+def receptive_field_report(wrapper: TrainingWrapper, n_signal: int) -> str:
     """How far the model looks, and how much of each training window the judges with a valid crop leave out.
 
     Args:

@@ -68,6 +68,8 @@ class TensorBoard:
             pair = torch.cat([self._listen(estimate), self._listen(target)], -1).clamp(-1, 1)
             self._writer.add_audio(f"reconstruction_then_original/{number}", pair.mean(0), step, self._rate)
             self._writer.add_image(f"reconstruction_above_original/{number}", comparison(target, estimate), step)
+        for number, sound in enumerate(verdict.generated):
+            self._writer.add_audio(f"generated/{number}", self._listen(sound).clamp(-1, 1).mean(0), step, self._rate)
         self._writer.flush()
 
     def close(self) -> None:

@@ -21,12 +21,14 @@ class Verdict:
         named: its parts by name.
         examples: (target, estimate) pairs, each (C, T), on the CPU.
         dimensions: latent dimensions needed per fidelity, empty when latents were not analysed.
+        generated: sound that was made of nothing, each (C, T), on the CPU.
     """
 
     distance: float
     named: dict[str, float]
     examples: list[tuple[Tensor, Tensor]]
     dimensions: dict[float, int] = field(default_factory=dict)
+    generated: list[Tensor] = field(default_factory=list)
 
 
 class Validation:

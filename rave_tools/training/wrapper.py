@@ -1,14 +1,17 @@
-"""Parts that training wrappers share: judges, counters, the step's randomness, optimisers and the gradient guard."""
+"""What training wrappers share: judges, counters, the step's randomness, optimisers, the gradient guard, the update."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import torch
+from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from rave_tools.contracts import Criterion, Reconstruction, View
+from rave_tools.contracts import AudioBatch, Criterion, Reconstruction, View
 from rave_tools.errors import UserError
+from rave_tools.training.parallel import average_gradients, rank
+from rave_tools.training.schedules import OnePhase, Phase, Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Factor = Callable[[int], float]
@@ -162,3 +165,220 @@ class ScalarMeans:
                 totals[name] = (before + value, seen + count)
         self._sums = {}
         return {name: value / count for name, (value, count) in totals.items()}
+
+
+@dataclass
+class Player:
+    """One of those whose weights a training moves.
+
+    Attributes:
+        optimizer: parameters -> optimiser.
+        learning_rate: factor on the optimiser's learning rate, as a function of the player's updates; 1 without.
+    """
+
+    optimizer: OptimizerFactory
+    learning_rate: Factor | None = None
+
+    def factor(self, updates: int) -> float:
+        """Factor on the learning rate after so many updates."""
+        return 1.0 if self.learning_rate is None else self.learning_rate(updates)
+
+
+class TrainingWrapper(LightningModule):
+    """What every training shares: players with an optimiser each, turns, counters, and an update that is guarded.
+
+    Every batch belongs to one player: to the generator, which is what is being trained, or to its adversary; the
+    schedule says to whom, from counters that are saved with the weights. Noise is a function of (seed, batch), so a
+    resumed run goes on bit for bit. What is trained, and on what losses, is a subclass's business.
+
+    Args:
+        players: the generator, then the adversary if there is one.
+        schedule: phases and turns; without one, a single phase.
+        betas: factor of each penalty by name, as functions of the generator's updates; 1 when absent.
+        clip_norm: longest gradient allowed in an update, or None.
+        guard: decides what happens to gradients that are not finite.
+
+    Attributes:
+        accumulate: batches whose gradients make one update; the run sets it.
+        seed: of the noise that the model draws while training; the run sets it.
+        codec: what gives the audio its meaning; trained here, or trained already.
+        adversary: discriminator and its losses, or None.
+        judges: opinions about a reconstruction; none where nothing is reconstructed.
+        combiner: named losses -> the scalar to minimise.
+        validation: collects a verdict on fixed segments.
+    """
+
+    codec: Any
+    adversary: Any
+    judges: Any
+    combiner: Callable[[Mapping[str, Tensor]], Tensor]
+    validation: Any
+
+    def __init__(
+        self,
+        players: Sequence[Player],
+        *,
+        schedule: Schedule | None = None,
+        betas: Mapping[str, Factor] | None = None,
+        clip_norm: float | None = None,
+        guard: GradientGuard | None = None,
+    ) -> None:
+        super().__init__()
+        self.automatic_optimization = False
+        self.players = list(players)
+        self.schedule = schedule or OnePhase()
+        self.betas = dict(betas or {})
+        self.accumulate = 1
+        self.clip_norm = clip_norm
+        self.guard = guard or GradientGuard()
+        self.seed = 0
+        self.counters = Counters()
+        self.means = ScalarMeans()
+        self.gradient_norms: dict[str, float] = {}
+        self._micro_batch = 0
+        # False while weights, counters and averages do not belong together: within an update, while averages are heard.
+        self.settled = True
+
+    def learners(self) -> list[list[nn.Parameter]]:
+        """Parameters of each player."""
+        raise NotImplementedError
+
+    def averaged(self) -> dict[str, nn.Module]:
+        """What an average of the weights follows, by its place in the state dict."""
+        raise NotImplementedError
+
+    def networks(self) -> list[nn.Module]:
+        """What is worth compiling."""
+        raise NotImplementedError
+
+    def parts(self) -> list[tuple[str, nn.Module]]:
+        """(name, module) of each part that a person would name."""
+        raise NotImplementedError
+
+    def declared_losses(self) -> list[str]:
+        """Names of everything that any phase will minimise."""
+        raise NotImplementedError
+
+    def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
+        """Everything that the generator minimises, by name; audio of shape (B, C, T)."""
+        raise NotImplementedError
+
+    def discriminator_losses(self, audio: Tensor) -> dict[str, Tensor]:
+        """What the adversary minimises, under ``discriminator``; audio of shape (B, C, T)."""
+        raise NotImplementedError
+
+    def load_codec(self, weights: Mapping[str, Tensor]) -> None:
+        """Takes the weights of a codec that is trained already.
+
+        Raises:
+            UserError: this training makes a codec.
+        """
+        raise UserError(f"{type(self).__name__} trains its codec itself; begin with other weights by --init_from")
+
+    def check_window(self, n_signal: int) -> None:
+        """Refuses training windows that are too short to learn from, beyond being whole frames."""
+
+    def measure_receptive_field(self, earlier: Sequence[int] | None = None) -> tuple[int, int]:
+        """Samples left and right that an output depends on; measured once, then remembered."""
+        raise NotImplementedError
+
+    @property
+    def receptive_field(self) -> tuple[int, int]:
+        """See `measure_receptive_field`; zero before it was measured."""
+        return getattr(self, "_receptive_field", (0, 0))
+
+    @property
+    def phase(self) -> Phase:
+        """The phase in force."""
+        return self.schedule.at(self.counters.generator_updates)
+
+    @property
+    def discriminator_turn(self) -> bool:
+        """Whether the next batch belongs to the discriminator."""
+        return self.adversary is not None and self.schedule.discriminator_turn(
+            self.counters.generator_updates, self.counters.discriminator_updates
+        )
+
+    @property
+    def at_boundary(self) -> bool:
+        """Whether no accumulated gradient is pending: only here a checkpoint holds the whole state."""
+        return self._micro_batch == 0 and self.settled
+
+    def configure_optimizers(self) -> list[torch.optim.Optimizer]:
+        """One optimiser per player."""
+        made = [player.optimizer(group) for player, group in zip(self.players, self.learners(), strict=True)]
+        self._settings = [hyperparameters(optimizer) for optimizer in made]
+        return made
+
+    def learning_rates(self) -> list[float]:
+        """Of the generator and, if there is one, of the discriminator, now."""
+        updates = (self.counters.generator_updates, self.counters.discriminator_updates)
+        return [
+            settings[0]["lr"] * player.factor(count)
+            for settings, player, count in zip(self._settings, self.players, updates, strict=False)
+        ]
+
+    def beta(self, penalty: str) -> float:
+        """Factor of a penalty, now."""
+        factor = self.betas.get(penalty)
+        return 1.0 if factor is None else factor(self.counters.generator_updates)
+
+    def training_step(self, batch: AudioBatch, batch_idx: int) -> None:
+        """One micro-batch for whoever's turn it is; an update when enough of them have been seen."""
+        torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
+        turn = 1 if self.discriminator_turn else 0
+        optimizers = self.optimizers()
+        optimizer = optimizers[turn] if isinstance(optimizers, list) else optimizers
+        if self._micro_batch == 0:
+            optimizer.zero_grad(set_to_none=True)
+        if turn:
+            losses = self.discriminator_losses(batch.audio)
+            total = losses["discriminator"]
+        else:
+            losses = self.generator_losses(batch.audio)
+            total = self.combiner(losses)
+        self.manual_backward(total / self.accumulate)
+        # Until here nothing but gradients has changed: an exception leaves a whole state behind.
+        self.settled = False
+        self.counters.batches += 1
+        self._micro_batch = (self._micro_batch + 1) % self.accumulate
+        self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total})
+        if self._micro_batch == 0:
+            self._update(turn, optimizer, losses)
+        self.settled = True
+
+    def _float32(self) -> torch.autocast:
+        """An island of float32 in whatever precision the trainer chose."""
+        return torch.autocast(self.device.type, enabled=False)
+
+    def _update(self, turn: int, optimizer: Any, losses: Mapping[str, Tensor]) -> None:
+        """Average over processes, measure, guard, step, count."""
+        parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        average_gradients(parameters)
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        scale = scaler.get_scale() if scaler is not None else 1.0
+        norm = float(gradient_norm(parameters)) / scale
+        searching = scaler is not None and scale > 1  # a scaler finds its scale by overflowing
+        admitted = searching or self.guard.admit(norm, losses)
+        finite = norm == norm and norm != float("inf")
+        if admitted:
+            if self.clip_norm is not None and finite and norm > self.clip_norm:
+                scale_gradients(parameters, self.clip_norm / norm)
+            for group, lr in zip(optimizer.param_groups, self._rates(turn), strict=True):
+                group["lr"] = lr
+            optimizer.step()
+        self._count(turn, finite, norm)
+
+    def _rates(self, turn: int) -> list[float]:
+        """Learning rate of each parameter group of one player, now."""
+        updates = self.counters.discriminator_updates if turn else self.counters.generator_updates
+        return [settings["lr"] * self.players[turn].factor(updates) for settings in self._settings[turn]]
+
+    def _count(self, turn: int, finite: bool, norm: float) -> None:
+        self.gradient_norms["discriminator" if turn else "generator"] = norm
+        if not finite:
+            self.counters.skipped += 1
+        elif turn:
+            self.counters.discriminator_updates += 1
+        else:
+            self.counters.generator_updates += 1

@@ -123,7 +123,7 @@ def test_adversarial_phase_takes_the_peers_steps(tmp_path):
     wrapper.schedule = RAVESchedule(0, 4)
     # The peer counts the discriminator's batch in the decay and in the ramp as well.
     decay, ramp = LinearDecay(1.0, 0.1, 10), wrapper.betas["kl"]
-    wrapper._factors[0] = lambda updates: decay(updates + 1)
+    wrapper.players[0].learning_rate = lambda updates: decay(updates + 1)
     wrapper.betas["kl"] = lambda updates: ramp(updates + 1)
     watch = go(tmp_path, wrapper, peer, 2)
     assert wrapper.counters.as_dict()["discriminator_updates"] == 1

@@ -5,6 +5,7 @@ from lightning.pytorch import LightningDataModule
 from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.codec.controls import PrincipalControls
 from rave_tools.contracts import AudioBatch, Features, Latent, Reconstruction
 from rave_tools.training.adversary import Adversary
 from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
@@ -51,6 +52,9 @@ class ToyCodec(Autoencoder):
 
     def from_bands(self, bands: Tensor) -> Tensor:
         return nn.functional.conv_transpose1d(bands, self.pqmf.weight, stride=BANDS)
+
+    def controls(self, *, size: int) -> PrincipalControls:
+        return PrincipalControls(self.latent_pca, self.latent_mean, size)
 
 
 class ToyDiscriminator(nn.Module):
