@@ -33,7 +33,9 @@ class PrincipalControls(nn.Module):
         self.caution = caution
         full = components.shape[0]
         if not 1 <= size <= full:
-            raise ValueError(f"{size} latents were asked for, but this model has {full} latents; choose between 1 and {full}")
+            raise ValueError(
+                f"{size} latents were asked for, but this model has {full} latents; choose between 1 and {full}"
+            )
         self.size = size
         self.full_size = full
         self.noise_augmentation = noise_augmentation

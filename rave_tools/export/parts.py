@@ -148,8 +148,8 @@ def codec_parts(codec: Autoencoder, controls: nn.Module) -> Parts:
         controls: latents as a host sees them.
     """
     scale_noise(codec.decoder)
-    entrances: dict[str, list[nn.Module]] = {"pqmf": [Analysis(codec.pqmf)], "mel": [codec.spectrogram], "raw": []}
-    exits: dict[str, list[nn.Module]] = {"pqmf": [Synthesis(codec.pqmf)], "raw": []}
+    entrances: dict[str, list[Any]] = {"pqmf": [Analysis(codec.pqmf)], "mel": [codec.spectrogram], "raw": []}
+    exits: dict[str, list[Any]] = {"pqmf": [Synthesis(codec.pqmf)], "raw": []}
     return Parts(
         [*entrances[codec.input_mode], codec.encoder.encoder, Posterior(codec.encoder, controls)],
         [codec.decoder, *exits[codec.output_mode]],

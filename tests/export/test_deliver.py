@@ -153,8 +153,8 @@ def test_a_file_that_fails_is_not_left_behind_and_an_older_one_stays(tmp_path, m
     (tmp_path / "model.ts").write_bytes(old)
     real = deliver.prepare
 
-    def wrong_latency(codec, options):
-        prepared = real(codec, options)
+    def wrong_latency(codec, options, prior=None):
+        prepared = real(codec, options, prior)
         prepared.reference = lambda audio: 2 * audio
         return prepared
 
