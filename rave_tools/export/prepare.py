@@ -13,7 +13,7 @@ from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
-from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
+from rave_tools.export.parts import KNOBS, NoiseSynthesis, Parts, codec_parts, scale_noise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
 from rave_tools.export.step import make_step, run_chain
@@ -48,11 +48,10 @@ class ExportOptions:
 
 
 @dataclass
-class Prepared:
-    """A host module and the measure of it.
+class Measured:
+    """Numbers of a model for hosts, and the plain model that a file is measured against.
 
     Attributes:
-        host: to be scripted.
         facts: its numbers.
         reference: the plain model with the host's controls, without anything random: (B, C, T) -> (B, C', T), T a
             multiple of the hop.
@@ -60,11 +59,34 @@ class Prepared:
         warnings: what a person should know before using the file.
     """
 
-    host: HostModel
     facts: HostFacts
     reference: Callable[[Tensor], Tensor]
     receptive_field: tuple[int, int]
     warnings: list[str]
+
+
+@dataclass
+class Assembled(Measured):
+    """What every format is made of.
+
+    Attributes:
+        parts: the two halves of the codec, streaming unless the options say otherwise.
+        controls: its latents as a host sees them.
+    """
+
+    parts: Parts
+    controls: nn.Module
+
+
+@dataclass
+class Prepared(Measured):
+    """A host module of nn~ and the measure of it.
+
+    Attributes:
+        host: to be scripted.
+    """
+
+    host: HostModel
 
 
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
@@ -144,15 +166,15 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     return reference
 
 
-def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
-    """Make a host module of a codec, which stays as it is.
+def assemble(codec: Autoencoder, options: ExportOptions) -> Assembled:
+    """Make the halves of a codec, which stays as it is, and the measure of them.
 
     Args:
         codec: trained.
         options: what the file should be.
 
     Returns:
-        The module, its facts, and the plain model to compare it with.
+        The halves in eager torch, their facts, and the plain model to compare a file with.
 
     Raises:
         UserError: options that the codec cannot meet.
@@ -192,13 +214,33 @@ def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
         buffered=options.buffered,
         has_noise=has_noise,
     )
+    return Assembled(
+        facts, reference, (left, right), _gather_warnings(codec, options, hop), parts=parts, controls=controls
+    )
+
+
+def prepare(codec: Autoencoder, options: ExportOptions) -> Prepared:
+    """Make a host module of a codec, which stays as it is.
+
+    Args:
+        codec: trained.
+        options: what the file should be.
+
+    Returns:
+        The module, its facts, and the plain model to compare it with.
+
+    Raises:
+        UserError: options that the codec cannot meet.
+    """
+    assembled = assemble(codec, options)
+    facts, parts = assembled.facts, assembled.parts
     host = HostModel(
         _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST),
         _half(parts.decoding, 1, facts.full_latent_size, options, loudest=LARGEST_CONTROL),
-        controls=controls,
+        controls=assembled.controls,
         facts=facts,
     )
-    return Prepared(host.eval(), facts, reference, (left, right), _gather_warnings(codec, options, hop))
+    return Prepared(facts, assembled.reference, assembled.receptive_field, assembled.warnings, host=host.eval())
 
 
 def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *, loudest: float) -> nn.Module:

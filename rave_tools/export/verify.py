@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rave_tools.export.nn_tilde import LABELS, NUMBERS
-from rave_tools.export.prepare import Prepared
+from rave_tools.export.prepare import Measured, Prepared
 from rave_tools.export.speed import Speed
 
 TOLERANCE_DB = -80.0
@@ -134,7 +134,7 @@ class Measure:
         return difference(output[..., start:end], self.expected[: output.shape[0], :, start - delay : end - delay])
 
 
-def make_measure(prepared: Prepared) -> Measure:
+def make_measure(prepared: Measured) -> Measure:
     """Noise long enough to fill every state and to hear every block size."""
     facts = prepared.facts
     left, right = prepared.receptive_field
