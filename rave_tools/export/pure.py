@@ -7,7 +7,6 @@ what a host can carry without knowing the model.
 
 import copy
 import math
-from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -89,7 +88,9 @@ class PureStep(nn.Module):
         controls: latents as a host sees them; copied.
         facts: numbers of the model.
         method: ``encode``, ``decode`` or ``forward``.
-        framed: audio comes and goes as whole hops, (B, C, N, hop) instead of (B, C, N * hop).
+
+    Audio comes and goes as whole hops, (B, C, N, hop): a graph then needs no condition on the number of samples, and
+    no reasoning about what a stride leaves of it.
 
     Attributes:
         state_size: numbers of state per row of the batch.
@@ -99,14 +100,13 @@ class PureStep(nn.Module):
     """
 
     def __init__(
-        self, parts: Parts, controls: nn.Module, *, facts: HostFacts, method: str, framed: bool = False
+        self, parts: Parts, controls: nn.Module, *, facts: HostFacts, method: str
     ) -> None:
         super().__init__()
         self.parts, self.controls = copy.deepcopy((parts, controls))
         self.eval()
         self.facts = facts
         self.method = method
-        self.framed = framed
         use_matrix_noise(self.parts)
         self._refuse_odd_frames()
         self.places: list[tuple[nn.Module, str]] = []
@@ -163,8 +163,7 @@ class PureStep(nn.Module):
         facts = self.facts
         if not self.takes_audio:
             return torch.zeros(rows, facts.latent_size, hops)
-        shape = (hops, facts.hop) if self.framed else (hops * facts.hop,)
-        return torch.zeros(rows, facts.channels, *shape)
+        return torch.zeros(rows, facts.channels, hops, facts.hop)
 
     def silence(self, rows: int) -> Tensor:
         """The state before anything was heard. Shape (rows, state_size)."""
@@ -191,21 +190,18 @@ class PureStep(nn.Module):
 
     def _method(self, x: Tensor, knobs: Tensor) -> Tensor:
         facts = self.facts
-        if self.framed and self.takes_audio:
-            x = x.reshape(x.shape[0], facts.channels, x.shape[2] * facts.hop)
-        frames = x.shape[2] // facts.hop if self.takes_audio else x.shape[2]
-        y = self.encode(x, knobs) if self.takes_audio else x
+        rows, frames = x.shape[0], x.shape[2]
+        if self.takes_audio:
+            x = self.encode(x.reshape(rows, facts.channels, frames * facts.hop), knobs)
         if self.gives_audio:
-            y = self.decode(y, knobs)
-        if self.framed and self.gives_audio:
-            y = y.reshape(y.shape[0], facts.target_channels, frames, facts.hop)
-        return y
+            x = self.decode(x, knobs).reshape(rows, facts.target_channels, frames, facts.hop)
+        return x
 
     def forward(self, x: Tensor, knobs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
         """One block.
 
         Args:
-            x: audio (B, C, T), or (B, C, N, hop) when framed; latents (B, L, N) for ``decode``.
+            x: audio (B, C, N, hop); latents (B, L, N) for ``decode``.
             knobs: temperature and gain of the noise branch. Shape (KNOBS,).
             state: shape (B, state_size).
 
@@ -233,15 +229,10 @@ class PureStep(nn.Module):
         return y, torch.cat(after, 1) if after else state.clone()
 
 
-def make_steps(assembled: Assembled, *, framed: bool = False) -> dict[str, PureStep]:
-    """The methods of a host as functions.
-
-    Args:
-        assembled: halves of a streaming codec.
-        framed: see PureStep.
-    """
+def make_steps(assembled: Assembled) -> dict[str, PureStep]:
+    """The methods of a host as functions of the halves of a streaming codec."""
     return {
-        method: PureStep(assembled.parts, assembled.controls, facts=assembled.facts, method=method, framed=framed)
+        method: PureStep(assembled.parts, assembled.controls, facts=assembled.facts, method=method)
         for method in METHODS
     }
 
@@ -264,20 +255,10 @@ def trace(step: PureStep, *, block: int | None = None) -> torch.export.ExportedP
         # Three rows and five hops: sizes of an example that agree with no other size are not taken for constants.
         batch = torch.export.Dim("batch", min=1, max=64)
         frames = torch.export.Dim("frames", min=1, max=4096)
-        along = facts.hop * frames if step.takes_audio and not step.framed else frames
-        shapes = ({0: batch, 2: along}, None, {0: batch})
+        shapes = ({0: batch, 2: frames}, None, {0: batch})
     example = (step.example(rows, hops), torch.ones(KNOBS), step.silence(rows))
     try:
         return torch.export.export(step, example, dynamic_shapes=shapes, strict=False)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"torch.export cannot follow {step.method} of this model: {first}") from error
-
-
-def cycle(sizes: tuple[int, ...], total: int) -> Iterator[tuple[int, int]]:
-    """(start, end) of blocks that cycle through sizes, as long as whole blocks fit."""
-    start = i = 0
-    while start + sizes[i % len(sizes)] <= total:
-        yield start, start + sizes[i % len(sizes)]
-        start += sizes[i % len(sizes)]
-        i += 1

@@ -1,0 +1,227 @@
+"""ONNX: the streaming step for onnxruntime, with its state as an input and an output.
+
+onnxruntime runs one graph per file, so there is a file for each of ``forward``, ``encode`` and ``decode``. All have the
+inputs ``audio`` or ``latents``, ``knobs`` and ``state``, and the outputs ``audio_out`` or ``latents_out`` and
+``state_out``.
+"""
+
+import logging
+import re
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.errors import UserError
+from rave_tools.export.nn_tilde import FACTS_FILE
+from rave_tools.export.prepare import ExportOptions, assemble
+from rave_tools.export.pure import PureStep, make_steps, trace
+from rave_tools.export.stateless import (
+    Run,
+    Written,
+    check_block,
+    describe_method,
+    finish,
+    keep,
+    name_files,
+    refuse_options,
+)
+from rave_tools.export.verify import Verification
+
+if TYPE_CHECKING:
+    from onnx import ModelProto, ValueInfoProto
+
+OPSET = 18
+"""Run by onnxruntime since 1.14."""
+
+NOISY_LOGGERS = ("torch.onnx", "onnxscript", "onnx_ir")
+
+
+def require_onnx() -> None:
+    """Ask for the extra before minutes are spent.
+
+    Raises:
+        UserError: names what is missing and how to get it.
+    """
+    try:
+        import onnx  # noqa: F401
+        import onnxruntime  # noqa: F401
+        import onnxscript  # noqa: F401
+    except ImportError as error:
+        raise UserError(f"--format onnx needs {error.name}: pip install 'rave_tools[export]'") from error
+
+
+@contextmanager
+def quiet_exporter() -> Iterator[None]:
+    """Silence what the exporter says about itself; errors are raised."""
+    loggers = [logging.getLogger(name) for name in NOISY_LOGGERS]
+    levels = [logger.level for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
+
+
+def convert(step: PureStep, *, block: int | None = None) -> "ModelProto":
+    """A step as an ONNX model.
+
+    Args:
+        step: the function.
+        block: see trace.
+
+    Raises:
+        UserError: an operator that ONNX does not have; names the method.
+    """
+    program = trace(step, block=block)
+    try:
+        with quiet_exporter():
+            converted = torch.onnx.export(program, dynamo=True, opset_version=OPSET, verbose=False)
+    except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
+        causes = str(error.__cause__ or error).strip().splitlines()
+        raise UserError(f"{step.method} of this model has no form in ONNX: {causes[0] if causes else error}") from error
+    return shape_ports(converted.model_proto, step, block)
+
+
+def shape_ports(model: "ModelProto", step: PureStep, block: int | None) -> "ModelProto":
+    """Name inputs and outputs, and let audio come and go as (B, C, T).
+
+    Args:
+        model: as converted, audio as (B, C, N, hop); changed in place.
+        step: the function.
+        block: see trace.
+
+    Returns:
+        The model with the facts in its metadata.
+    """
+    from onnx import TensorProto, helper
+
+    graph, facts = model.graph, step.facts
+    names = {
+        graph.input[0].name: "audio_hops" if step.takes_audio else "latents",
+        graph.input[1].name: "knobs",
+        graph.input[2].name: "state",
+        graph.output[0].name: "audio_hops_out" if step.gives_audio else "latents_out",
+        graph.output[1].name: "state_out",
+    }
+    rename(graph, names)
+    symbols = [dimension.dim_param for dimension in graph.input[0].type.tensor_type.shape.dim]
+    rename_dimensions(graph, {symbols[0]: "batch", symbols[2]: "frames"} if block is None else {})
+    batch: Any = 1 if block else "batch"
+    samples: Any = block or f"{facts.hop}*frames"
+    if step.takes_audio:
+        shape = helper.make_tensor("audio_hops_shape", TensorProto.INT64, [4], [0, 0, -1, facts.hop])
+        graph.initializer.append(shape)
+        graph.node.insert(0, helper.make_node("Reshape", ["audio", shape.name], ["audio_hops"], name="to_hops"))
+        port = helper.make_tensor_value_info("audio", TensorProto.FLOAT, [batch, facts.channels, samples])
+        replace_port(graph.input, port)
+    if step.gives_audio:
+        shape = helper.make_tensor("audio_out_shape", TensorProto.INT64, [3], [0, 0, -1])
+        graph.initializer.append(shape)
+        graph.node.append(helper.make_node("Reshape", ["audio_hops_out", shape.name], ["audio_out"], name="from_hops"))
+        port = helper.make_tensor_value_info("audio_out", TensorProto.FLOAT, [batch, facts.target_channels, samples])
+        replace_port(graph.output, port)
+    # Numbers apart, for hosts that read no JSON.
+    numbers = {name: str(getattr(facts, name)) for name in ("sample_rate", "hop", "channels", "latency", "offset")}
+    helper.set_model_props(model, {FACTS_FILE: describe_method(step, block), "method": step.method} | numbers)
+    return model
+
+
+def rename(graph: Any, names: dict[str, str]) -> None:
+    """Give values of a graph other names, in place."""
+    for node in graph.node:
+        node.input[:] = [names.get(name, name) for name in node.input]
+        node.output[:] = [names.get(name, name) for name in node.output]
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        value.name = names.get(value.name, value.name)
+
+
+def rename_dimensions(graph: Any, names: dict[str, str]) -> None:
+    """Give symbolic sizes other names, in place, also inside of formulas."""
+    for value in [*graph.input, *graph.output, *graph.value_info]:
+        for dimension in value.type.tensor_type.shape.dim:
+            if dimension.dim_param:
+                dimension.dim_param = re.sub(r"\w+", lambda found: names.get(found[0], found[0]), dimension.dim_param)
+
+
+def replace_port(ports: Any, port: "ValueInfoProto") -> None:
+    """Put a port in the first place."""
+    rest = list(ports)[1:]
+    del ports[:]
+    ports.extend([port, *rest])
+
+
+def load_onnx(path: Path) -> Run:
+    """A file as a function, run by onnxruntime on one thread."""
+    import onnxruntime
+
+    settings = onnxruntime.SessionOptions()
+    settings.intra_op_num_threads = settings.inter_op_num_threads = 1
+    session = onnxruntime.InferenceSession(str(path), settings, providers=["CPUExecutionProvider"])
+    names = [port.name for port in session.get_inputs()]
+
+    def run(x: Tensor, knobs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        inputs = {name: value.numpy() for name, value in zip(names, (x, knobs, state), strict=True)}
+        y, after = session.run(None, inputs)
+        return torch.from_numpy(y), torch.from_numpy(after)
+
+    return run
+
+
+def export_onnx(
+    codec: Autoencoder,
+    path: Path,
+    *,
+    options: ExportOptions,
+    block: int | None = None,
+    report: Callable[[str], None] | None = None,
+) -> Written:
+    """Write ``forward``, ``encode`` and ``decode`` of a codec as ONNX files.
+
+    Args:
+        codec: trained; it stays as it is.
+        path: of ``forward``, ending in ``.onnx``; the others lie beside it.
+        options: what the files should be.
+        block: samples of every block, one row, for runtimes that want fixed sizes; None for any number of hops and
+            rows.
+        report: told what happens.
+
+    Raises:
+        UserError: options that the format or the codec cannot meet; a missing extra.
+        ExportFailed: the files are not what they claim; nothing is left behind.
+    """
+    tell = report or (lambda line: None)
+    require_onnx()
+    refuse_options("onnx", options)
+    tell("preparing: folding weights, finding the grid with the least latency")
+    assembled = assemble(codec, options)
+    check_block(block, assembled.facts)
+    steps = make_steps(assembled)
+    state_sizes = {method: step.state_size for method, step in steps.items()}
+    paths = name_files(path)
+    outcome: list[Verification] = []
+
+    def write(method: str, passing: Path) -> None:
+        import onnx
+
+        tell(f"converting {method}")
+        model = convert(steps[method], block=block)
+        onnx.checker.check_model(model)
+        onnx.save(model, str(passing))
+
+    def check(passing: dict[str, Path]) -> None:
+        tell("verifying the saved files with onnxruntime against the plain model")
+        runs = {method: load_onnx(file) for method, file in passing.items()}
+        outcome.append(finish(runs, assembled, state_sizes=state_sizes, block=block, path=path))
+
+    keep(paths, write, check)
+    return Written(paths, assembled.facts, state_sizes, block, outcome[0], assembled.warnings)
