@@ -18,7 +18,7 @@ from torch import Tensor
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import FACTS_FILE
+from rave_tools.export.nn_tilde import FACTS_FILE, HostFacts
 from rave_tools.export.prepare import ExportOptions, assemble
 from rave_tools.export.pure import PureStep, make_steps, trace
 from rave_tools.export.stateless import (
@@ -34,7 +34,7 @@ from rave_tools.export.stateless import (
 from rave_tools.export.verify import Verification
 
 if TYPE_CHECKING:
-    from onnx import ModelProto, ValueInfoProto
+    from onnx import GraphProto, ModelProto, ValueInfoProto
 
 OPSET = 18
 """Run by onnxruntime since 1.14."""
@@ -89,23 +89,22 @@ def convert(step: PureStep, *, block: int | None = None) -> "ModelProto":
     except (torch.onnx.errors.OnnxExporterError, RuntimeError, ValueError, TypeError) as error:
         causes = str(error.__cause__ or error).strip().splitlines()
         raise UserError(f"{step.method} of this model has no form in ONNX: {causes[0] if causes else error}") from error
-    return shape_ports(converted.model_proto, step, block)
+    model = converted.model_proto
+    shape_ports(model.graph, step, block)
+    return model
 
 
-def shape_ports(model: "ModelProto", step: PureStep, block: int | None) -> "ModelProto":
-    """Name inputs and outputs, and let audio come and go as (B, C, T).
+def shape_ports(graph: "GraphProto", step: PureStep, block: int | None) -> None:
+    """Name inputs and outputs, and let audio come and go as (B, C, T), in place.
 
     Args:
-        model: as converted, audio as (B, C, N, hop); changed in place.
+        graph: as converted, audio as (B, C, N, hop).
         step: the function.
         block: see trace.
-
-    Returns:
-        The model with the facts in its metadata.
     """
     from onnx import TensorProto, helper
 
-    graph, facts = model.graph, step.facts
+    facts = step.facts
     names = {
         graph.input[0].name: "audio_hops" if step.takes_audio else "latents",
         graph.input[1].name: "knobs",
@@ -130,9 +129,56 @@ def shape_ports(model: "ModelProto", step: PureStep, block: int | None) -> "Mode
         graph.node.append(helper.make_node("Reshape", ["audio_hops_out", shape.name], ["audio_out"], name="from_hops"))
         port = helper.make_tensor_value_info("audio_out", TensorProto.FLOAT, [batch, facts.target_channels, samples])
         replace_port(graph.output, port)
+
+
+def state_facts(model: "ModelProto", facts: HostFacts, *, method: str, state_size: int, block: int | None) -> None:
+    """Write into a model's metadata what a host must know, in place."""
+    from onnx import helper
+
     # Numbers apart, for hosts that read no JSON.
     numbers = {name: str(getattr(facts, name)) for name in ("sample_rate", "hop", "channels", "latency", "offset")}
-    helper.set_model_props(model, {FACTS_FILE: describe_method(step, block), "method": step.method} | numbers)
+    text = describe_method(facts, method, state_size=state_size, block=block)
+    helper.set_model_props(model, {FACTS_FILE: text, "method": method, "state_size": str(state_size)} | numbers)
+
+
+def chain(
+    encode: "ModelProto", decode: "ModelProto", *, state_sizes: dict[str, int], block: int | None
+) -> "ModelProto":
+    """``forward`` from its halves: their states lie one behind the other, the encoder's first.
+
+    Args:
+        encode, decode: as converted.
+        state_sizes: per method.
+        block: see trace.
+    """
+    from onnx import TensorProto, compose, helper
+
+    wires = [("latents_out", "latents")]
+    model = compose.merge_models(encode, decode, io_map=wires, prefix1="encode/", prefix2="decode/")
+    graph = model.graph
+    rename(
+        graph,
+        {
+            "encode/audio": "audio",
+            "encode/knobs": "knobs",
+            "decode/knobs": "knobs",
+            "decode/audio_out": "audio_out",
+        },
+    )
+    sizes = [state_sizes["encode"], state_sizes["decode"]]
+    halves = ["encode/state", "decode/state"]
+    graph.initializer.append(helper.make_tensor("state_sizes", TensorProto.INT64, [2], sizes))
+    graph.node.insert(0, helper.make_node("Split", ["state", "state_sizes"], halves, name="split_state", axis=1))
+    outputs = [f"{half}_out" for half in halves]
+    graph.node.append(helper.make_node("Concat", outputs, ["state_out"], name="join_state", axis=1))
+    shape = [1 if block else "batch", sum(sizes)]
+    ports = {port.name: port for port in [*graph.input, *graph.output]}
+    ports["state"], ports["state_out"] = (
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, shape) for name in ("state", "state_out")
+    )
+    del graph.input[:], graph.output[:]
+    graph.input.extend([ports["audio"], ports["knobs"], ports["state"]])
+    graph.output.extend([ports["audio_out"], ports["state_out"]])
     return model
 
 
@@ -209,12 +255,17 @@ def export_onnx(
     state_sizes = {method: step.state_size for method, step in steps.items()}
     paths = name_files(path)
     outcome: list[Verification] = []
+    models = {}
+    for method in ("encode", "decode"):
+        tell(f"converting {method}")
+        models[method] = convert(steps[method], block=block)
+    models["forward"] = chain(**models, state_sizes=state_sizes, block=block)
 
     def write(method: str, passing: Path) -> None:
         import onnx
 
-        tell(f"converting {method}")
-        model = convert(steps[method], block=block)
+        model = models[method]
+        state_facts(model, assembled.facts, method=method, state_size=state_sizes[method], block=block)
         onnx.checker.check_model(model)
         onnx.save(model, str(passing))
 

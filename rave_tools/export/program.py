@@ -1,4 +1,4 @@
-"""torch.export: the streaming step as an ``ExportedProgram`` in a ``.pt2`` file, for Python, AOTInductor and ExecuTorch."""
+"""torch.export: the streaming step as an ``ExportedProgram`` in a ``.pt2`` file, for what follows TorchScript."""
 
 import json
 from collections.abc import Callable
@@ -78,7 +78,8 @@ def export_program(
     def write(method: str, passing: Path) -> None:
         tell(f"tracing {method}")
         program = trace(steps[method], block=block)
-        torch.export.save(program, str(passing), extra_files={FACTS_FILE: describe_method(steps[method], block)})
+        text = describe_method(assembled.facts, method, state_size=state_sizes[method], block=block)
+        torch.export.save(program, str(passing), extra_files={FACTS_FILE: text})
 
     def check(passing: dict[str, Path]) -> None:
         tell("verifying the saved files against the plain model")

@@ -18,7 +18,7 @@ from rave_tools.errors import UserError
 from rave_tools.export.deliver import ExportFailed
 from rave_tools.export.nn_tilde import HostFacts
 from rave_tools.export.prepare import ExportOptions, Measured
-from rave_tools.export.pure import METHODS, PureStep
+from rave_tools.export.pure import METHODS
 from rave_tools.export.verify import BLOCKS, TOLERANCE_DB, Verification, cut, difference, make_measure
 
 Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -85,15 +85,15 @@ def name_files(path: Path) -> dict[str, Path]:
     }
 
 
-def describe_method(step: PureStep, block: int | None) -> str:
+def describe_method(facts: HostFacts, method: str, *, state_size: int, block: int | None) -> str:
     """What a host must know about a file, as JSON: HostFacts and the inputs of the method."""
-    return json.dumps(
-        asdict(step.facts)
-        | {"method": step.method, "knobs": ["temperature", "noise"], "state_size": step.state_size, "block": block}
-    )
+    inputs = {"method": method, "knobs": ["temperature", "noise"], "state_size": state_size, "block": block}
+    return json.dumps(asdict(facts) | inputs)
 
 
-def keep(paths: Mapping[str, Path], write: Callable[[str, Path], None], check: Callable[[dict[str, Path]], None]) -> None:
+def keep(
+    paths: Mapping[str, Path], write: Callable[[str, Path], None], check: Callable[[dict[str, Path]], None]
+) -> None:
     """Write files under passing names, check them, and only then give them their names: all of them or none.
 
     Args:
