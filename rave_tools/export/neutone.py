@@ -22,8 +22,9 @@ from torch.nn import functional as F
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
 from rave_tools.export.deliver import Delivered, ExportFailed
-from rave_tools.export.nn_tilde import HostFacts
+from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, Measured, Prepared, prepare
+from rave_tools.export.stateless import MODEL_OPTIONS, Run, measure_run, refuse_options
 from rave_tools.export.verify import TOLERANCE_DB, Verification, cut, make_measure
 
 LARGEST_BUFFER = 8192
@@ -205,11 +206,11 @@ def make_wrapper(sdk: Any, prepared: Prepared, card: Card) -> Any:
 
         def set_model_sample_rate_and_buffer_size(self, sample_rate: int, n_samples: int) -> bool:
             # Called before sound depends on it: the time to let TorchScript compile.
-            self.model.wake()
+            self.model.get_methods()
             return True
 
         def reset_model(self) -> bool:
-            self.model.forget()
+            self.model.set_reset(1)
             return True
 
         def do_forward_pass(self, x: Tensor, params: Dict[str, Tensor]) -> Tensor:  # noqa: UP006
@@ -286,6 +287,22 @@ def play_as_plugin(path: str, sample_rate: int, visits: Sequence[Visit]) -> list
     return played
 
 
+def load_plugin(path: Path) -> Run:
+    """A file as a function of blocks at its own rate, with sliders in the middle; its state is its own."""
+    module = torch.jit.load(str(path)).eval()
+    (sample_rate,) = module.get_native_sample_rates()
+    params: list[Tensor] = []
+
+    @torch.no_grad()
+    def run(x: Tensor, knobs: Tensor, state: Tensor) -> tuple[Tensor, Tensor]:
+        if not params or params[0].shape[1] != x.shape[2]:
+            module.set_daw_sample_rate_and_buffer_size(sample_rate, x.shape[2])
+            params[:] = [torch.full((SLIDERS, x.shape[2]), 0.5)]
+        return module.forward(x[0], params[0])[None], state
+
+    return run
+
+
 def verify_neutone(path: Path, measured: Measured) -> Verification:
     """Play a file in a process that has never seen the model or the SDK."""
     facts = measured.facts
@@ -328,6 +345,7 @@ def export_neutone(
     *,
     options: ExportOptions,
     card: Card,
+    time_it: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> Delivered:
     """Write a codec as a model of Neutone FX.
@@ -337,6 +355,7 @@ def export_neutone(
         path: ending in ``.nm``.
         options: what the file should be.
         card: what the plug-in shows.
+        time_it: measure the speed of the file in a process of its own.
         report: told what happens.
 
     Raises:
@@ -345,13 +364,10 @@ def export_neutone(
     """
     tell = report or (lambda line: None)
     card.check()
-    if not options.streaming:
-        raise UserError("--nostreaming: a plug-in plays block by block; leave the flag out")
-    if options.buffered:
-        raise UserError("--buffered: Neutone brings its own queue; leave the flag out")
-    channels = max(codec.channels, options.channels or codec.channels)
-    if channels > 2:
-        raise UserError(f"--format neutone plays one or two channels, not {channels}; choose --channels 2 or another format")
+    refuse_options("neutone", options, honoured=(*MODEL_OPTIONS, "processor"))
+    for side, channels in (("takes", codec.channels), ("gives", options.channels or codec.channels)):
+        if channels > 2:
+            raise UserError(f"Neutone plays one or two channels, this model {side} {channels}: take another --format")
     sdk = require_sdk()
     tell("preparing: folding weights, finding the grid with the least latency")
     prepared = prepare(codec, options)
@@ -370,6 +386,8 @@ def export_neutone(
         if not verification.passed:
             reasons = "\n  ".join(verification.failures())
             raise ExportFailed(f"the file failed its verification and was not kept ({path}):\n  {reasons}")
+        if time_it:
+            verification.speed = measure_run(load_plugin, passing, prepared.facts)
         passing.replace(path)
     finally:
         passing.unlink(missing_ok=True)

@@ -18,7 +18,8 @@ from torch import Tensor
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import FACTS_FILE, HostFacts
+from rave_tools.export.nn_tilde import FACTS_FILE
+from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, assemble
 from rave_tools.export.pure import PureStep, make_steps, trace
 from rave_tools.export.stateless import (
@@ -229,6 +230,7 @@ def export_onnx(
     *,
     options: ExportOptions,
     block: int | None = None,
+    time_it: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> Written:
     """Write ``forward``, ``encode`` and ``decode`` of a codec as ONNX files.
@@ -239,6 +241,7 @@ def export_onnx(
         options: what the files should be.
         block: samples of every block, one row, for runtimes that want fixed sizes; None for any number of hops and
             rows.
+        time_it: measure the speed of ``forward`` in a process of its own.
         report: told what happens.
 
     Raises:
@@ -271,8 +274,10 @@ def export_onnx(
 
     def check(passing: dict[str, Path]) -> None:
         tell("verifying the saved files with onnxruntime against the plain model")
-        runs = {method: load_onnx(file) for method, file in passing.items()}
-        outcome.append(finish(runs, assembled, state_sizes=state_sizes, block=block, path=path))
+        finished = finish(
+            load_onnx, passing, assembled, state_sizes=state_sizes, block=block, path=path, time_it=time_it
+        )
+        outcome.append(finished)
 
     keep(paths, write, check)
     return Written(paths, assembled.facts, state_sizes, block, outcome[0], assembled.warnings)

@@ -50,6 +50,7 @@ def export_program(
     *,
     options: ExportOptions,
     block: int | None = None,
+    time_it: bool = True,
     report: Callable[[str], None] | None = None,
 ) -> Written:
     """Write ``forward``, ``encode`` and ``decode`` of a codec as programs of torch.export.
@@ -59,6 +60,7 @@ def export_program(
         path: of ``forward``, ending in ``.pt2``; the others lie beside it.
         options: what the files should be.
         block: samples of every block, one row; None for any number of hops and rows.
+        time_it: measure the speed of ``forward`` in a process of its own.
         report: told what happens.
 
     Raises:
@@ -83,8 +85,10 @@ def export_program(
 
     def check(passing: dict[str, Path]) -> None:
         tell("verifying the saved files against the plain model")
-        runs = {method: load_program(file) for method, file in passing.items()}
-        outcome.append(finish(runs, assembled, state_sizes=state_sizes, block=block, path=path))
+        finished = finish(
+            load_program, passing, assembled, state_sizes=state_sizes, block=block, path=path, time_it=time_it
+        )
+        outcome.append(finished)
 
     keep(paths, write, check)
     return Written(paths, assembled.facts, state_sizes, block, outcome[0], assembled.warnings)

@@ -16,8 +16,8 @@ from torch.utils._pytree import tree_leaves
 
 from rave_tools.codec.pretransforms.pqmf import SpectralFlip
 from rave_tools.errors import UserError
-from rave_tools.export.nn_tilde import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.parts import KNOBS, TEMPERATURE, NoiseSynthesis, Parts, ScaledNoise
+from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.prepare import Assembled
 from rave_tools.export.step import Turnable, find_state, run_chain
 from rave_tools.nn.activations import shifted_power_sigmoid

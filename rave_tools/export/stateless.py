@@ -5,24 +5,41 @@ A format gives one file per method and a way to run them: ``(x, knobs, state) ->
 
 import json
 import math
+import multiprocessing
 import os
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Collection, Mapping
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from rave_tools.errors import UserError
-from rave_tools.export.deliver import ExportFailed
-from rave_tools.export.nn_tilde import HostFacts
+from rave_tools.export.deliver import ExportFailed, describe_speed
+from rave_tools.export.parts import KNOBS
+from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, Measured
 from rave_tools.export.pure import METHODS
+from rave_tools.export.speed import SECONDS_PER_SIZE, Speed, time_calls
 from rave_tools.export.verify import BLOCKS, TOLERANCE_DB, Verification, cut, difference, make_measure
 
 Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """One loaded method: (x, knobs, state) -> (y, state), audio as (B, C, T)."""
+
+MODEL_OPTIONS = ("fidelity", "latent_size", "sample_rate", "channels")
+"""Options about the model itself, which every format honours."""
+
+REASON = "it is an option of --format nn_tilde; leave it out"
+
+REASONS = {
+    "streaming": "its files are made to carry state from block to block; leave it out",
+    "buffered": "the queue for blocks of any length is its host's; leave it out",
+    "precision": "it is written in fp32; leave it out",
+}
 
 QUIET = (0.0, 0.0)
 """Knobs with everything random off."""
@@ -49,22 +66,23 @@ class Written:
     warnings: list[str]
 
 
-def refuse_options(name: str, options: ExportOptions) -> None:
-    """Refuse what only a file with a memory and a queue of its own can do.
+def refuse_options(name: str, options: ExportOptions, *, honoured: Collection[str] = MODEL_OPTIONS) -> None:
+    """Refuse every option that a format cannot honour.
 
     Args:
         name: of the format.
         options: of the export.
+        honoured: names of options that mean something to the format; the others must be left alone.
 
     Raises:
         UserError: names the flag.
     """
-    if not options.streaming:
-        raise UserError(f"--nostreaming: --format {name} carries its state from block to block; leave the flag out")
-    if options.buffered:
-        raise UserError(f"--buffered: --format {name} has no queue, its host hands over whole hops; leave the flag out")
-    if options.precision != "fp32":
-        raise UserError(f"--precision {options.precision}: --format {name} is written in fp32; leave the flag out")
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if option.name not in honoured and value != option.default:
+            flag = f"--no{option.name}" if value is False else f"--{option.name}"
+            number = "" if isinstance(value, bool) else f" {value}"
+            raise UserError(f"{flag}{number} means nothing to --format {name}: {REASONS.get(option.name, REASON)}")
 
 
 def check_block(block: int | None, facts: HostFacts) -> None:
@@ -181,24 +199,81 @@ def verify_steps(
     noisy = play_step(forward, garbage, [unit], state=silence("forward"), knobs=(1.0, 1.0))
     bad = int((~torch.isfinite(noisy)).sum())
     controls = torch.full((1, facts.latent_size, unit // facts.hop), math.nan)
-    bad += int((~torch.isfinite(runs["decode"](controls, torch.ones(2), silence("decode"))[0])).sum())
+    bad += int((~torch.isfinite(runs["decode"](controls, torch.ones(KNOBS), silence("decode"))[0])).sum())
     answer = f"{bad} samples are not finite"
     result.add("NaN, inf and garbage at the input leave the output finite", bad == 0, answer)
     return result
 
 
+@dataclass(frozen=True)
+class Rhythm:
+    """What it takes to time ``forward``.
+
+    Attributes:
+        sample_rate, hop, channels: of the model.
+        state_size: numbers of state per row.
+        hops: block sizes.
+    """
+
+    sample_rate: int
+    hop: int
+    channels: int
+    state_size: int
+    hops: tuple[int, ...]
+
+
+def time_run(load: Callable[[Path], Run], path: Path, rhythm: Rhythm, seconds: float) -> Speed:
+    """Load ``forward`` and play noise through it, with one thread."""
+    torch.set_num_threads(1)
+    start = time.perf_counter()
+    run = load(path)
+    loaded = time.perf_counter() - start
+    first: list[float] = []
+    times = []
+    for hops in rhythm.hops:
+        x = 0.1 * torch.randn(1, rhythm.channels, hops * rhythm.hop)
+        call = partial(run, x, torch.ones(KNOBS), torch.zeros(1, rhythm.state_size))
+        budget = hops * rhythm.hop / rhythm.sample_rate
+        settled, early = time_calls(call, hops=hops, budget=budget, seconds=seconds)
+        first = first or early
+        times.append(settled)
+    return Speed(loaded, tuple(first), times[0].budget, tuple(times))
+
+
+def measure_run(
+    load: Callable[[Path], Run], path: Path, facts: HostFacts, *, state_size: int = 0, block: int | None = None
+) -> Speed:
+    """``time_run`` in a process that has never seen the model."""
+    hops = (block // facts.hop,) if block else (1, 2, 4)
+    rhythm = Rhythm(facts.sample_rate, facts.hop, facts.channels, state_size, hops)
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
+        return pool.submit(time_run, load, path, rhythm, SECONDS_PER_SIZE).result()
+
+
 def finish(
-    runs: Mapping[str, Run], measured: Measured, *, state_sizes: Mapping[str, int], block: int | None, path: Path
+    load: Callable[[Path], Run],
+    passing: Mapping[str, Path],
+    measured: Measured,
+    *,
+    state_sizes: Mapping[str, int],
+    block: int | None,
+    path: Path,
+    time_it: bool,
 ) -> Verification:
-    """Verify loaded files.
+    """Load files anew, verify them and time ``forward``.
 
     Raises:
         ExportFailed: they are not what they claim.
     """
+    runs = {method: load(file) for method, file in passing.items()}
     verification = verify_steps(runs, measured, state_sizes=state_sizes, block=block)
     if not verification.passed:
         reasons = "\n  ".join(verification.failures())
         raise ExportFailed(f"the files failed their verification and were not kept ({path}):\n  {reasons}")
+    if time_it:
+        state_size = state_sizes["forward"]
+        verification.speed = measure_run(load, passing["forward"], measured.facts, state_size=state_size, block=block)
     return verification
 
 
@@ -219,5 +294,7 @@ def describe_written(written: Written) -> list[str]:
     ]
     checks = written.verification.checks
     rows += [("ok" if check.passed else "FAILED", f"{check.name}: {check.answer}") for check in checks]
+    if written.verification.speed is not None:
+        rows += describe_speed(written.verification.speed, facts)
     width = max(len(name) for name, _ in rows)
     return [f"{name:<{width}}  {value}" for name, value in rows]
