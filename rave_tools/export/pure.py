@@ -127,13 +127,20 @@ class PureStep(nn.Module):
 
     @torch.no_grad()
     def _find_places(self) -> None:
-        """What one block fills is state; the rest has no extent in time."""
-        self._method(self.example(1, 1), torch.ones(KNOBS))
-        for module, name in find_state(self.parts):
-            value = getattr(module, name)
-            if value.numel():
-                self.places.append((module, name))
-                self.shapes.append((value.shape[0], value.shape[1], value.shape[2]))
+        """What one block fills is state, the encoder's first; the rest has no extent in time."""
+        facts, knobs = self.facts, torch.ones(KNOBS)
+        halves = []
+        if self.takes_audio:
+            halves.append(lambda: self.encode(torch.zeros(1, facts.channels, facts.hop), knobs))
+        if self.gives_audio:
+            halves.append(lambda: self.decode(torch.zeros(1, facts.latent_size, 1), knobs))
+        for half in halves:
+            half()
+            for place in find_state(self.parts):
+                value = getattr(*place)
+                if value.numel() and place not in self.places:
+                    self.places.append(place)
+                    self.shapes.append((value.shape[0], value.shape[1], value.shape[2]))
         for module, name in self.places:
             setattr(module, name, torch.zeros_like(getattr(module, name)))
 

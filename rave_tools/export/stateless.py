@@ -241,14 +241,29 @@ def time_run(load: Callable[[Path], Run], path: Path, rhythm: Rhythm, seconds: f
 
 
 def measure_run(
-    load: Callable[[Path], Run], path: Path, facts: HostFacts, *, state_size: int = 0, block: int | None = None
+    load: Callable[[Path], Run],
+    path: Path,
+    facts: HostFacts,
+    *,
+    state_size: int = 0,
+    block: int | None = None,
+    seconds: float = SECONDS_PER_SIZE,
 ) -> Speed:
-    """``time_run`` in a process that has never seen the model."""
+    """``time_run`` in a process that has never seen the model.
+
+    Args:
+        load: opens the file.
+        path: of ``forward``.
+        facts: numbers of the model.
+        state_size: numbers of state per row.
+        block: samples of every block when the file knows no other.
+        seconds: to spend on each size, at most.
+    """
     hops = (block // facts.hop,) if block else (1, 2, 4)
     rhythm = Rhythm(facts.sample_rate, facts.hop, facts.channels, state_size, hops)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
-        return pool.submit(time_run, load, path, rhythm, SECONDS_PER_SIZE).result()
+        return pool.submit(time_run, load, path, rhythm, seconds).result()
 
 
 def finish(
