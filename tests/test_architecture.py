@@ -37,7 +37,10 @@ ONLY_IN = {
     "scripts": (),
     "tests": (),
 }
-OPTIONAL = {"transformers", "sentencepiece", "onnx", "onnxruntime", "pesq", "pystoi", "submitit", "wandb"}
+OPTIONAL = {
+    "transformers", "sentencepiece", "onnx", "onnxruntime", "onnxscript", "neutone_sdk", "pesq", "pystoi", "submitit",
+    "wandb",
+}
 
 
 def room(path: str) -> str:

@@ -13,7 +13,7 @@ from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
-from rave_tools.export.parts import KNOBS, NoiseSynthesis, codec_parts, scale_noise
+from rave_tools.export.parts import KNOBS, NoiseSynthesis, Parts, codec_parts, scale_noise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.prior import HostModelWithPrior
 from rave_tools.export.products import PackedProducts, PlainProducts
@@ -57,24 +57,46 @@ class ExportOptions:
 
 
 @dataclass
-class Prepared:
-    """A host module and the measure of it.
+class Measured:
+    """Numbers of a model for hosts, and the plain model that a file is measured against.
 
     Attributes:
-        host: to be scripted.
         facts: its numbers.
         reference: the plain model with the host's controls, without anything random: (B, C, T) -> (B, C', T), T a
             multiple of the hop.
         receptive_field: samples to the left and to the right of an output sample that the reference looks at.
         warnings: what a person should know before using the file.
-        sampler: of the prior in the file, or None.
     """
 
-    host: HostModel
     facts: HostFacts
     reference: Callable[[Tensor], Tensor]
     receptive_field: tuple[int, int]
     warnings: list[str]
+
+
+@dataclass
+class Assembled(Measured):
+    """What every format is made of.
+
+    Attributes:
+        parts: the two halves of the codec, streaming unless the options say otherwise.
+        controls: its latents as a host sees them.
+    """
+
+    parts: Parts
+    controls: nn.Module
+
+
+@dataclass
+class Prepared(Measured):
+    """A host module of nn~ and the measure of it.
+
+    Attributes:
+        host: to be scripted.
+        sampler: of the prior in the file, or None.
+    """
+
+    host: HostModel
     sampler: PriorSampler | None = None
 
 
@@ -152,8 +174,8 @@ def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptio
     return reference
 
 
-def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | None = None) -> Prepared:
-    """Make a host module of a codec, which stays as it is.
+def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | None = None) -> Assembled:
+    """Make the halves of a codec, which stays as it is, and the measure of them.
 
     Args:
         codec: trained.
@@ -161,7 +183,7 @@ def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | Non
         prior: of the codec, for the method ``prior``; it decides how many controls there are.
 
     Returns:
-        The module, its facts, and the plain model to compare it with.
+        The halves in eager torch, their facts, and the plain model to compare a file with.
 
     Raises:
         UserError: options that the codec cannot meet.
@@ -209,6 +231,26 @@ def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | Non
         processor=options.processor,
         has_prior=prior is not None,
     )
+    warnings = _gather_warnings(controls, options, hop)
+    return Assembled(facts, reference, (left, right), warnings, parts=parts, controls=controls)
+
+
+def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | None = None) -> Prepared:
+    """Make a host module of a codec, which stays as it is.
+
+    Args:
+        codec: trained.
+        options: what the file should be.
+        prior: of the codec, for the method ``prior``; it decides how many controls there are.
+
+    Returns:
+        The module, its facts, and the plain model to compare it with.
+
+    Raises:
+        UserError: options that the codec cannot meet.
+    """
+    assembled = assemble(codec, options, prior)
+    facts, parts, controls = assembled.facts, assembled.parts, assembled.controls
     encode = _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST)
     decode = _half(parts.decoding, 1, controls.decoder_size, options, loudest=LARGEST_CONTROL)
     sampler = None
@@ -217,8 +259,8 @@ def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | Non
     else:
         sampler = copy.deepcopy(prior).cpu().float().sampler()
         host = HostModelWithPrior(encode, decode, controls=controls, facts=facts, sampler=sampler)
-    warnings = _gather_warnings(controls, options, hop)
-    return Prepared(host.eval(), facts, reference, (left, right), warnings, sampler)
+    measured = (facts, assembled.reference, assembled.receptive_field, assembled.warnings)
+    return Prepared(*measured, host=host.eval(), sampler=sampler)
 
 
 def _products(options: ExportOptions) -> nn.Module:

@@ -2,8 +2,10 @@
 
 import multiprocessing
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -56,6 +58,30 @@ class Speed:
     prior: BlockTimes | None = None
 
 
+def time_calls(
+    call: Callable[[], object], *, hops: int, budget: float, seconds: float
+) -> tuple[BlockTimes, list[float]]:
+    """Call something again and again.
+
+    Args:
+        call: plays one block.
+        hops: in the block.
+        budget: duration of the block, in seconds.
+        seconds: to spend, at most.
+
+    Returns:
+        The times of settled calls, and those of the first calls.
+    """
+    spent: list[float] = []
+    while len(spent) < FEWEST_BLOCKS or sum(spent) < seconds * (len(spent) < 1000):
+        start = time.perf_counter()
+        call()
+        spent.append(time.perf_counter() - start)
+    steady = sorted(spent[LOAD_BLOCKS + 1 :])
+    median, worst = steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))]
+    return BlockTimes(hops, budget, median, worst, len(steady)), spent[:LOAD_BLOCKS]
+
+
 def time_blocks(path: str, hops: tuple[int, ...], seconds: float) -> Speed:
     """Load a file and play noise through it with one thread.
 
@@ -73,32 +99,20 @@ def time_blocks(path: str, hops: tuple[int, ...], seconds: float) -> Speed:
     with torch.inference_mode():
         for count in hops:
             size = count * int(module.hop)
-            budget = size / int(module.sr)
             x = 0.1 * torch.randn(1, int(module.n_channels), size)
-            spent: list[float] = []
-            while len(spent) < FEWEST_BLOCKS or sum(spent) < seconds * (len(spent) < 1000):
-                start = time.perf_counter()
-                module.forward(x)
-                spent.append(time.perf_counter() - start)
-            first = first or spent[:LOAD_BLOCKS]
-            steady = sorted(spent[LOAD_BLOCKS + 1 :])
-            times.append(
-                BlockTimes(count, budget, steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))], len(steady))
-            )
+            call = partial(module.forward, x)
+            settled, early = time_calls(call, hops=count, budget=size / int(module.sr), seconds=seconds)
+            first = first or early
+            times.append(settled)
         prior = time_prior(module, seconds) if hasattr(module, "prior_params") else None
     return Speed(load, tuple(first), times[0].budget, tuple(times), prior)
 
 
 def time_prior(module: torch.jit.ScriptModule, seconds: float) -> BlockTimes:
     """Draw one latent frame after the other, for so many seconds at most."""
-    spent: list[float] = []
-    while len(spent) < FEWEST_BLOCKS or sum(spent) < seconds * (len(spent) < 1000):
-        start = time.perf_counter()
-        module.prior(torch.ones(1, 1, 1))
-        spent.append(time.perf_counter() - start)
-    steady = sorted(spent[LOAD_BLOCKS + 1 :])
     budget = int(module.hop) / int(module.sr)
-    return BlockTimes(1, budget, steady[len(steady) // 2], steady[int(0.99 * (len(steady) - 1))], len(steady))
+    settled, _ = time_calls(partial(module.prior, torch.ones(1, 1, 1)), hops=1, budget=budget, seconds=seconds)
+    return settled
 
 
 def measure_speed(path: Path, hops: tuple[int, ...] = (1, 2, 4), seconds: float = SECONDS_PER_SIZE) -> Speed:

@@ -10,12 +10,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rave_tools.export.nn_tilde import LABELS, NUMBERS
-from rave_tools.export.prepare import Prepared
+from rave_tools.export.prepare import Measured, Prepared
 from rave_tools.export.speed import Speed
 
-TOLERANCE_DB = {"fp32": -80.0, "fp16": -45.0, "bf16": -25.0}
-"""A stream that differs more than this from the plain model, relative to its peak, is another model. Rounded matrices
-err by some -60 dB (fp16) and -40 dB (bf16); the table says by how much."""
+TOLERANCE_DB = -80.0
+"""A stream that differs more than this from the plain model, relative to its peak, is another model."""
+
+TOLERANCES_DB = {"fp32": TOLERANCE_DB, "fp16": -45.0, "bf16": -25.0}
+"""The same by precision: rounded matrices err by some -60 dB (fp16) and -40 dB (bf16); the table says by how much."""
 
 QUIET = 1e-4
 """A peak of -80 dB: an untrained model may answer with less, and its rounding errors are nobody's concern."""
@@ -135,7 +137,7 @@ class Measure:
         return difference(output[..., start:end], self.expected[: output.shape[0], :, start - delay : end - delay])
 
 
-def make_measure(prepared: Prepared) -> Measure:
+def make_measure(prepared: Measured) -> Measure:
     """Noise long enough to fill every state and to hear every block size."""
     facts = prepared.facts
     left, right = prepared.receptive_field
@@ -156,7 +158,7 @@ def check_sound(module: torch.jit.ScriptModule, prepared: Prepared, result: Veri
     hops = [hops * facts.hop for hops in BLOCKS]
 
     def verdict(name: str, error: float, decibels: float) -> None:
-        result.add(name, decibels <= TOLERANCE_DB[facts.precision], f"max error {error:.1e} ({decibels:.0f} dB)")
+        result.add(name, decibels <= TOLERANCES_DB[facts.precision], f"max error {error:.1e} ({decibels:.0f} dB)")
 
     make_quiet(module)
     odd = play(module, measure.audio, hops)
@@ -187,7 +189,7 @@ def check_plain_sound(module: torch.jit.ScriptModule, prepared: Prepared, result
     audio = measure.audio[..., :whole]
     error, decibels = difference(play(module, audio, [audio.shape[-1]]), prepared.reference(audio))
     answer = f"max error {error:.1e} ({decibels:.0f} dB)"
-    result.add("one whole block equals the plain model", decibels <= TOLERANCE_DB[prepared.facts.precision], answer)
+    result.add("one whole block equals the plain model", decibels <= TOLERANCES_DB[prepared.facts.precision], answer)
 
 
 def check_garbage(module: torch.jit.ScriptModule, prepared: Prepared, result: Verification) -> None:
@@ -286,12 +288,12 @@ def check_prior(module: torch.jit.ScriptModule, prepared: Prepared, result: Veri
     module.set_reset(1)
     odd = play(module, cold, BLOCKS, ("prior",))
     error = max(difference(whole, expected)[0], difference(odd, expected)[0])
-    good = difference(whole, expected)[1] <= TOLERANCE_DB["fp32"] and difference(odd, expected)[1] <= TOLERANCE_DB["fp32"]
+    good = difference(whole, expected)[1] <= TOLERANCE_DB and difference(odd, expected)[1] <= TOLERANCE_DB
     result.add("prior: blocks of 1 to 16 frames in any order equal the plain prior", good, f"max error {error:.1e}")
     warm = torch.cat([cold, torch.ones_like(cold)])
     beside = play(module, warm, BLOCKS, ("prior",))
     error, decibels = difference(beside[:1], expected)
-    result.add("prior: rows are independent", decibels <= TOLERANCE_DB["fp32"], f"max error {error:.1e} ({decibels:.0f} dB)")
+    result.add("prior: rows are independent", decibels <= TOLERANCE_DB, f"max error {error:.1e} ({decibels:.0f} dB)")
     wild = torch.tensor([math.nan, math.inf, -math.inf, 4e21, -1.0, 1.0]).repeat(1, 1, 4)
     bad = int((~torch.isfinite(play(module, wild, [3], ("prior",)))).sum()) + int((~torch.isfinite(beside)).sum())
     result.add("prior: temperatures that are none leave the latents finite", bad == 0, f"{bad} numbers are not finite")

@@ -39,3 +39,11 @@ def small_codec(*, channels=1, noise=False, padding="centered", sampling_rate=44
         codec.latent_mean.normal_(0, 0.1)
         codec.fidelity.copy_(torch.tensor([0.5, 0.7, 0.8, 0.9, 0.96, 0.98, 0.99, 1.0]))
     return codec.eval()
+
+
+def make_noise_loud(codec):
+    """Raise the noise branch of a codec, in place, to a level that tests hear: untrained, it is at -100 dB."""
+    *_, last = (layer for layer in codec.decoder.noise_module.modules() if isinstance(layer, torch.nn.Conv1d))
+    with torch.no_grad():
+        last.bias.add_(4.0)
+    return codec

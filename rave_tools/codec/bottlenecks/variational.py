@@ -48,7 +48,8 @@ class VariationalEncoder(Bottleneck):
     def sample(self, statistics: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
         """Latents as an export draws them: (B, 2D, N) -> (B, D, N); temperature 0 gives the mean."""
         mean, scale = statistics.chunk(2, 1)
-        if temperature == 0:
+        # A tensor is a knob of an exported graph, which cannot branch on it.
+        if not isinstance(temperature, Tensor) and temperature == 0:
             return mean.clone()
         return mean + torch.randn_like(mean) * (F.softplus(scale) + self.minimum_std) * temperature
 
