@@ -36,7 +36,9 @@ class ToyCodec(Autoencoder):
     def to_bands(self, audio: Tensor) -> Tensor:
         return self.pqmf(audio)
 
-    def encode_bands(self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None) -> Latent:
+    def encode_bands(
+        self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None, step: int | None = None
+    ) -> Latent:
         mean, scale = self.encoder(bands).float().chunk(2, 1)
         std = nn.functional.softplus(scale) + 1e-4
         if noise is None:
