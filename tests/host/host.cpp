@@ -784,6 +784,7 @@ void apply(const Options& options, int64_t number, std::vector<std::unique_ptr<O
     std::string problem;
     for (auto& object : chain) {
       try {
+        object->finish();  // in a host the message may also overtake a block in flight: here it arrives where it says
         object->model.set(message.name, message.values);
       } catch (const std::exception& error) {
         problem = error.what();
