@@ -1,6 +1,16 @@
 // A block host on libtorch: plays a TorchScript file as the realtime hosts of the RAVE family do, and measures it.
 //
-//   host MODEL.ts [--input FILE.wav|noise|silence|impulse@SAMPLE] [--blocks N] [--block 2048] [...]
+//   host MODEL.ts [options]
+//
+//   --input   FILE.wav, noise (default), silence or impulse@SAMPLE; a wav has as many channels as the method times --batch
+//   --blocks  how many (default: the file's, or 1000)          --block   samples per block (default 2048)
+//   --method  forward (default), or a chain of objects such as encode,decode
+//   --thread  none (default), new (one per block, as Pd) or worker (one that stays)
+//   --vector  samples per audio callback (default 64)          --batch   rows, as mc.nn~ plays them (default 1)
+//   --set     NAME=VALUE[,VALUE]@BLOCK, any number of times    --bufsize SIZE@BLOCK, likewise
+//   --output  what a listener hears, as a float wav            --answers what the model answered, block after block
+//   --threads of torch (default 1; 0 leaves it alone)          --warm    blocks before statistics begin (default 16)
+//   --sr, --seed, --paced (in real time), --bare (ask the file nothing: the RAVE VST does not call get_methods)
 //
 // What the hosts do, and this one therefore does: methods come from get_methods() and METHOD_params; a method is called
 // with one float32 tensor (batch, channels, samples / ratio), a permuted view, inside InferenceMode; of every `ratio`
@@ -255,7 +265,7 @@ struct Options {
   std::string input = "noise", output, answers;
   int64_t blocks = -1, block = 2048, vector = 64, batch = 1, threads = 1, sample_rate = 0, warm = 16, seed = 0;
   Threading threading = Threading::none;
-  bool paced = false;
+  bool paced = false, bare = false;
   std::vector<Message> sets, sizes;
 };
 
@@ -293,8 +303,8 @@ Options read_options(const std::vector<std::string>& arguments) {
       options.model = flag;
       continue;
     }
-    if (flag == "--paced") {
-      options.paced = true;
+    if (flag == "--paced" || flag == "--bare") {
+      (flag == "--paced" ? options.paced : options.bare) = true;
       continue;
     }
     if (i + 1 == arguments.size()) throw std::runtime_error(flag + " needs a value");
@@ -347,12 +357,13 @@ std::string describe(const c10::IValue& value) {
 
 class Model {
  public:
-  explicit Model(const std::string& path) {
+  // Loads, and asks what hosts ask before their audio starts; all of it counts as loading. `bare` asks nothing that is a
+  // method: the RAVE VST reads METHOD_params alone.
+  Model(const std::string& path, bool bare) {
     const auto start = Clock::now();
     module_ = torch::jit::load(path, torch::kCPU);
     module_.eval();
-    load_ms = milliseconds(Clock::now() - start);
-    for (const std::string& name : listed_methods()) {
+    for (const std::string& name : listed_methods(bare)) {
       if (!module_.hasattr(name + "_params") || !module_.find_method(name)) continue;
       const c10::IValue params = module_.attr(name + "_params");
       if (!params.isTensor() || params.toTensor().numel() != 4)
@@ -365,6 +376,9 @@ class Model {
     for (const auto& entry : methods) {
       highest_ratio = std::max({highest_ratio, entry.second.in_ratio, entry.second.out_ratio});
     }
+    if (!bare)
+      for (const std::string& name : attributes()) types(name);
+    load_ms = milliseconds(Clock::now() - start);
   }
 
   // An unknown method is forward, without a word: so do the hosts.
@@ -441,9 +455,9 @@ class Model {
   double load_ms = 0;
 
  private:
-  std::vector<std::string> listed_methods() {
+  std::vector<std::string> listed_methods(bool bare) {
     std::vector<std::string> names;
-    if (module_.find_method("get_methods")) {
+    if (!bare && module_.find_method("get_methods")) {
       const c10::IValue list = module_.get_method("get_methods")({});
       if (list.isList()) {
         for (const auto& item : list.toListRef()) names.push_back(item.toStringRef());
@@ -471,7 +485,7 @@ struct BlockRecord {
 class Object {
  public:
   Object(const Options& options, const std::string& method)
-      : model(options.model), options_(options), name_(model.resolve(method)), ratios_(model.methods.at(name_)) {
+      : model(options.model, options.bare), options_(options), name_(model.resolve(method)), ratios_(model.methods.at(name_)) {
     resize(options.block);
     if (options.threading == Threading::worker) worker_ = std::thread([this] { work(); });
   }
