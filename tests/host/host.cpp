@@ -138,6 +138,12 @@ rusage usage() {
   return result;
 }
 
+// What happened, without the frames of C++ that torch adds.
+std::string brief(const std::exception& error) {
+  const auto* of_torch = dynamic_cast<const c10::Error*>(&error);
+  return of_torch ? of_torch->what_without_backtrace() : error.what();
+}
+
 // --------------------------------------------------------------------------------------------------- json
 
 class Json {
@@ -511,7 +517,12 @@ class Object {
   int64_t latency() const { return (options_.threading == Threading::none ? 1 : 2) * block_ - vector_; }
   bool at_border() const { return position_ == 0; }
 
-  void reserve(int64_t blocks) { records.reserve(static_cast<std::size_t>(blocks)); }
+  // Room for the records, its pages touched now: the host's own memory must not look like the model's.
+  void reserve(int64_t blocks) {
+    records.resize(static_cast<std::size_t>(blocks));
+    std::memset(static_cast<void*>(records.data()), 1, records.size() * sizeof(BlockRecord));
+    records.clear();
+  }
 
   void set_sample_rate(int64_t rate) { sample_rate_ = rate; }
 
@@ -618,7 +629,7 @@ class Object {
       hold(y);
     } catch (const std::exception& error) {
       failed = true;
-      reason = error.what();
+      reason = brief(error);
     }
     const double wall = milliseconds(Clock::now() - start);
     const double spent = thread_cpu_milliseconds() - cpu;
@@ -801,7 +812,7 @@ void apply(const Options& options, int64_t number, std::vector<std::unique_ptr<O
         object->finish();  // in a host the message may also overtake a block in flight: here it arrives where it says
         object->model.set(message.name, message.values);
       } catch (const std::exception& error) {
-        problem = error.what();
+        problem = brief(error);
       }
     }
     log.push_back(entry.add("ok", problem.empty()).add("error", problem).string());
@@ -826,7 +837,7 @@ Json contract(Model& model, const Options& options) {
       attribute.raw("types", Json::numbers(model.types(name)));
       attribute.raw("value", model.get(name));
     } catch (const std::exception& error) {
-      attribute.add("error", error.what());
+      attribute.add("error", brief(error));
     }
     attributes.add(name, attribute);
   }
@@ -893,6 +904,7 @@ int play(const Options& options) {
   }
   for (auto& object : chain) object->finish();
   const rusage end = usage();
+  const double rss_end = resident_megabytes();
 
   if (!options.output.empty()) write_wav(options.output, heard);
   if (!options.answers.empty()) write_wav(options.answers, Sound{last.outputs(), rate, std::move(last.answers)});
@@ -905,7 +917,7 @@ int play(const Options& options) {
   report.add("sample_rate", rate).add("host_latency", latency).raw("objects", list(objects)).raw("sets", list(log));
   Json memory, faults, pacing;
   memory.add("start", rss_start).add("loaded", rss_loaded).raw("playing", Json::numbers(rss));
-  memory.add("end", resident_megabytes()).add("peak", static_cast<double>(end.ru_maxrss) * 1024 / 1e6);
+  memory.add("end", rss_end).add("peak", static_cast<double>(end.ru_maxrss) * 1024 / 1e6);
   faults.add("warm", static_cast<int64_t>(warm.ru_minflt)).add("end", static_cast<int64_t>(end.ru_minflt));
   report.add("rss_mb", memory).add("minor_faults", faults);
   if (options.paced) report.add("paced", pacing.add("late_vectors", pace.late_ticks).add("worst_ms", pace.worst_ms));
@@ -929,7 +941,7 @@ int main(int argc, char** argv) {
     if (options.threads > 0) at::set_num_threads(static_cast<int>(options.threads));
     return play(options);
   } catch (const std::exception& error) {
-    std::cerr << "host: " << error.what() << std::endl;
+    std::cerr << "host: " << brief(error) << std::endl;
     return 1;
   }
 }
