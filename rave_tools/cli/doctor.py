@@ -12,6 +12,7 @@ from absl import flags as absl_flags
 
 from ..errors import UserError
 from ..findings import SEVERITIES, Finding, count, unknown
+from .train import DEFAULT_CONFIG
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..runs import OpenedRun
     from ..training.autoencoder import AutoencoderTrainingWrapper
+    from ..training.diagnosis import Stage
 
 HELP = "examine runs and exported files: losses, latents, latency, speed, the contract of the hosts"
 ARGUMENTS = "RUN|MODEL.ts [...]"
@@ -126,7 +128,8 @@ def _examine_run(path: Path, flags: absl_flags.FlagValues) -> list[Finding]:
         problem = Finding("error", "model", " ".join(str(error).split()), "it cannot be rebuilt from its configuration",
                           where=str(opened.path))  # fmt: skip
         return [*diagnose(curves, stage), *findings, problem, *check_disk(folder, opened.path)]
-    findings = [*diagnose(curves, _stage(opened, config, wrapper)), *findings]
+    stage = _stage(opened, config, wrapper, transferred=_transferred(folder))
+    findings = [*diagnose(curves, stage), *findings]
     if not lost:
         findings += _anatomy(opened, config, wrapper, use_data=flags["data"].value)
     findings += check_disk(folder, opened.path)
@@ -157,7 +160,9 @@ def _rebuild(opened: "OpenedRun") -> "tuple[Config, AutoencoderTrainingWrapper]"
     return loaded, wrapper.eval()
 
 
-def _stage(opened: "OpenedRun", config: "Config", wrapper: "AutoencoderTrainingWrapper") -> Any:
+def _stage(
+    opened: "OpenedRun", config: "Config", wrapper: "AutoencoderTrainingWrapper", *, transferred: bool
+) -> "Stage":
     from ..training.condition import chance
     from ..training.diagnosis import Stage
 
@@ -168,6 +173,7 @@ def _stage(opened: "OpenedRun", config: "Config", wrapper: "AutoencoderTrainingW
         schedule=wrapper.schedule,
         chance=chance(wrapper.adversary, wrapper.codec.channels),
         latents=latents,
+        transferred=transferred,
     )
 
 
@@ -194,8 +200,7 @@ def _anatomy(
     sound, why = _sound(values, config) if use_data else (None, "not asked for (--nodata)")
     where = f"validation sound in {values.get('db_path')}" if sound is not None else "the checkpoint"
     findings = check_latents(wrapper.codec, sound, why_none=why, where=where)
-    wrapper.measure_receptive_field(opened.facts.get("receptive_field"))
-    findings += check_window(wrapper, values.get("n_signal"))
+    findings += check_window(wrapper, values.get("n_signal"), opened.facts.get("receptive_field"))
     return findings + check_latency(wrapper.codec)
 
 
@@ -229,9 +234,10 @@ def _differences(folder: Path, config: "Config") -> tuple[list[str] | None, list
     command = folder / "command.txt"
     if not command.is_file():
         return None, [], f"there is no {command} to say which configuration it was started with"
-    names = next(_started_with(command.read_text(encoding="utf-8")), None)
-    if names is None:
-        return None, [], f"{command} names no configuration"
+    starts = list(_starts(command.read_text(encoding="utf-8")))
+    if not starts:
+        return None, [], f"{command} has no rave_tools train that began it"
+    names = [word.partition("=")[2] for word in starts[-1] if word.startswith("--config=")] or [DEFAULT_CONFIG]
     try:
         shipped = load(names)
     except UserError as error:
@@ -247,9 +253,19 @@ def _without_origin(line: str) -> str:
     return f"{text})" if found else line.partition(f" (new, {SAVED_TEXT}")[0]
 
 
-def _started_with(text: str) -> Iterator[list[str]]:
-    """The --config names of each training command in a run's command.txt that did not resume."""
+def _starts(text: str) -> Iterator[list[str]]:
+    """The training commands in a run's command.txt that did not resume."""
     for line in text.splitlines():
-        words = [] if line.startswith("#") else shlex.split(line)
+        try:
+            words = [] if line.startswith("#") else shlex.split(line)
+        except ValueError:  # a quote that somebody's editor has left open
+            continue
         if words[:2] == ["rave_tools", "train"] and not any(w.startswith(("--resume", "--ckpt")) for w in words):
-            yield [word.partition("=")[2] for word in words if word.startswith("--config=")] or ["v2"]
+            yield words
+
+
+def _transferred(folder: Path) -> bool:
+    """Whether the run began with the weights of another one."""
+    command = folder / "command.txt"
+    starts = list(_starts(command.read_text(encoding="utf-8"))) if command.is_file() else []
+    return bool(starts) and any(word.startswith("--init_from") for word in starts[-1])

@@ -1,7 +1,7 @@
 """The contract of nn~ and the RAVE VST, held against any TorchScript file by reading it: nothing is played here.
 
-What the hosts ask was measured with nn~ 1.5.6 and 1.6.0 in Pure Data and with the public loader of the RAVE VST; where a
-host has a defect that an export must live with, the finding says which version.
+What the hosts ask was measured with nn~ 1.5.6 and 1.6.0 in Pure Data and with the public loader of the RAVE VST; where
+a host has a defect that an export must live with, the finding says which version.
 """
 
 from collections.abc import Iterator
@@ -55,8 +55,8 @@ def _file(subject: Subject) -> Iterator[Finding]:
         )  # fmt: skip
     if " " in path.name:
         yield Finding(
-            "warning", "file name", f"{path.name!r} has a space", "Pd reads it as two names", "rename it without spaces",
-            "the path",
+            "warning", "file name", f"{path.name!r} has a space", "Pd reads it as two names",
+            "rename it without spaces", "the path",
         )  # fmt: skip
     dtypes = sorted({str(p.dtype) for p in subject.module.parameters() if p.is_floating_point()} - {"torch.float32"})
     if dtypes:
@@ -320,7 +320,8 @@ def _operators(subject: Subject) -> Iterator[Finding]:
     if foreign:
         yield Finding(
             "error", "operators", f"{len(foreign)} operators are not libtorch's: {_words(foreign)}",
-            "a host without that library cannot load the file, and Pd ends", "export without them", "the archive's code",
+            "a host without that library cannot load the file, and Pd ends", "export without them",
+            "the archive's code",
         )  # fmt: skip
     young = {**NEWER, **SCHEMA_CHANGED}
     needs = {name: young[name] for name in names if name in young}
@@ -334,8 +335,8 @@ def _operators(subject: Subject) -> Iterator[Finding]:
         )  # fmt: skip
     elif not foreign:
         yield Finding(
-            "ok", "operators", f"{len(names)} operators, all of libtorch; none of the {len(young)} that are known here to "
-            "be younger than 2.0", where="the archive's code",
+            "ok", "operators", f"{len(names)} operators, all of libtorch; none of the {len(young)} that are known here "
+            "to be younger than 2.0", where="the archive's code",
         )  # fmt: skip
 
 

@@ -227,7 +227,8 @@ def determinism(subject: Subject) -> Iterator[Finding]:
             "it draws latents or noise, as RAVE does; the same input never sounds twice the same", where="8 blocks",
         )  # fmt: skip
     else:
-        yield Finding("ok", "determinism", f"repeats within {max(repeat, change):.0f} dB", where="8 blocks, three times")
+        seen = f"repeats within {max(repeat, change):.0f} dB"
+        yield Finding("ok", "determinism", seen, where="8 blocks, three times")
 
 
 def streaming(subject: Subject) -> Iterator[Finding]:
@@ -247,7 +248,8 @@ def streaming(subject: Subject) -> Iterator[Finding]:
     error = max(decibels(blocks - whole, whole), decibels(mixed - whole[..., : mixed.shape[-1]], whole))
     if error <= EXACT_DB:
         memory = "keeps its state" if _remembers(subject) else "has no memory, and needs none"
-        yield Finding("ok", "streaming", f"block by block equals one block within {error:.0f} dB: {memory}", where=where)
+        seen = f"block by block equals one block within {error:.0f} dB: {memory}"
+        yield Finding("ok", "streaming", seen, where=where)
     else:
         yield Finding(
             "error" if error > AUDIBLE_DB else "warning", "streaming",
@@ -265,8 +267,8 @@ def _borders(audio: Tensor, ratio: int, random: float) -> Iterator[Finding]:
     settled = position >= 8 * ratio
     at, elsewhere = float(bend[border & settled].mean()), float(bend[~border & settled].mean())
     factor = at / max(elsewhere, 1e-12)
-    text = f"its output is random (two runs differ by {random:.0f} dB); second differences at the borders of blocks are "
-    text += f"{factor:.2f} times those elsewhere (threshold 2)"
+    text = f"its output is random (two runs differ by {random:.0f} dB); second differences at the borders of blocks "
+    text += f"are {factor:.2f} times those elsewhere (threshold 2)"
     if factor > 2:
         yield Finding(
             "error", "streaming", text, "it clicks at every border: state is not kept from block to block",
@@ -437,7 +439,9 @@ def _announced_latency(subject: Subject) -> int | None:
 
 
 def _say(announced: int | None, rate: int) -> str:
-    return "none announced" if announced is None else f"{announced} samples ({1000 * announced / rate:.1f} ms) announced"
+    if announced is None:
+        return "none announced"
+    return f"{announced} samples ({1000 * announced / rate:.1f} ms) announced"
 
 
 def _channels(subject: Subject) -> int:

@@ -1,4 +1,4 @@
-"""Any nn~ file, ours or a stranger's, opened so that it can be asked: its methods, its attributes, fresh copies of it."""
+"""Any nn~ file, ours or a stranger's, opened so that it can be asked: methods, attributes, fresh copies."""
 
 import io
 import re

@@ -1,4 +1,4 @@
-"""What the weights of a run say: are they finite, what do the latents carry, how far does the model look, how late is it."""
+"""What the weights of a run say: are they finite, what do the latents carry, how far does the model look, how late."""
 
 import shutil
 from collections.abc import Iterable, Mapping, Sequence
@@ -20,7 +20,7 @@ CROPPED = 50.0
 """Percent of a window that a judge may leave out."""
 
 CHECKPOINTS_ROOM = 3
-"""Checkpoints that should still fit on the disk: one is written beside the one that it replaces, and best beside last."""
+"""Checkpoints that should still fit on the disk: each is written beside the one that it replaces, best beside last."""
 
 SHORT_PROBE = 8192
 UNUSED_ENTRIES = 0.1
@@ -119,8 +119,8 @@ def judge_posterior(posterior: Posterior, codec: Autoencoder, *, where: str) -> 
         )]  # fmt: skip
     if dead:
         return [Finding(
-            "note", "dead latents", seen, "normal for a variational codec, which spends only what it needs; exports leave "
-            "them out", "lower BETA_TARGET if too few carry signal", where,
+            "note", "dead latents", seen, "normal for a variational codec, which spends only what it needs; exports "
+            "leave them out", "lower BETA_TARGET if too few carry signal", where,
         )]  # fmt: skip
     return [Finding("ok", "dead latents", seen, where=where)]
 
@@ -135,9 +135,21 @@ def _fidelity(analysis: LatentAnalysis, where: str) -> Finding:
     return Finding("ok", "fidelity", seen, where=where)
 
 
-def check_window(wrapper: AutoencoderTrainingWrapper, n_signal: int | None) -> list[Finding]:
-    """How far the model looks, and whether the training window is long enough for that."""
-    left, right = wrapper.receptive_field
+def check_window(
+    wrapper: AutoencoderTrainingWrapper, n_signal: int | None, earlier: Sequence[int] | None = None
+) -> list[Finding]:
+    """How far the model looks, and whether the training window is long enough for that.
+
+    Args:
+        wrapper: with the run's weights.
+        n_signal: samples of a training window; None when unknown.
+        earlier: the receptive field that the run measured when it began.
+    """
+    try:
+        left, right = wrapper.measure_receptive_field(earlier)
+    except ValueError as error:
+        return [Finding("error", "receptive field", " ".join(str(error).split()), "its output ignores its input",
+                        "begin anew with a lower learning rate", "gradient of one output sample")]  # fmt: skip
     rate = wrapper.codec.sample_rate
     seen = f"looks {left} samples ({1000 * left / rate:.0f} ms) back and {right} ({1000 * right / rate:.0f} ms) ahead"
     if n_signal is None:
@@ -166,13 +178,14 @@ def check_latency(codec: Autoencoder) -> list[Finding]:
     try:
         _, info = codec.streaming()  # type: ignore[attr-defined]
     except (ValueError, UserError, AttributeError) as error:
-        return [unknown("latency", f"it does not stream: {' '.join(str(error).split())[:160]}", where="codec.streaming()")]
+        reason = f"it does not stream: {' '.join(str(error).split())[:160]}"
+        return [unknown("latency", reason, where="codec.streaming()")]
     milliseconds = 1000 / codec.sample_rate
     block = codec.hop
     return [Finding(
-        "note", "latency", f"{info.latency} samples ({info.latency * milliseconds:.1f} ms) when streaming, in blocks of "
-        f"{block} ({block * milliseconds:.1f} ms) or more", "the host's block comes on top; real-time factor: export it "
-        "and call doctor on the .ts", where="codec.streaming()",
+        "note", "latency", f"{info.latency} samples ({info.latency * milliseconds:.1f} ms) when streaming, in blocks "
+        f"of {block} ({block * milliseconds:.1f} ms) or more", "the host's block comes on top; for the real-time "
+        "factor export it and call doctor on the .ts", where="codec.streaming()",
     )]  # fmt: skip
 
 
@@ -180,8 +193,8 @@ def check_latency(codec: Autoencoder) -> list[Finding]:
 def chance(adversary: Adversary | None, channels: int) -> float | None:
     """What the discriminator's loss is, summed over its scales, when it can only guess.
 
-    Guessing answers the same number for real and for generated sound; the best such number costs what is returned (2 per
-    scale for a hinge).
+    Guessing answers the same number for real and for generated sound; the best such number costs what is returned
+    (2 per scale for a hinge).
 
     Args:
         adversary: None gives None.
@@ -209,4 +222,5 @@ def check_differences(lines: Sequence[str] | None, names: Sequence[str], *, why_
     if not lines:
         return [Finding("ok", "configuration", f"as shipped: {shipped}", where="config.gin")]
     shown = "; ".join(lines[:8]) + (f"; and {len(lines) - 8} more" if len(lines) > 8 else "")
-    return [Finding("note", "configuration", f"{len(lines)} bindings differ from {shipped}: {shown}", where="config.gin")]
+    seen = f"{len(lines)} bindings differ from {shipped}: {shown}"
+    return [Finding("note", "configuration", seen, where="config.gin")]

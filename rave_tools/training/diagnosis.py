@@ -32,13 +32,15 @@ REGROWTH = 1.3
 BEHIND = 1.5
 """A validation distance above the reference's by this factor at the same step is far behind."""
 
-DOMINANT, IDLE = 0.1, 0.98
+DOMINANT, IDLE = 0.2, 0.98
 """Discriminator loss as a share of what guessing costs: below the first it always wins, above the second it learns
 nothing."""
 
 GAME_READINGS = 10
-COLLAPSED_KL = 0.02
-"""Divergence per latent below which the posterior is the prior; see `posterior.DEAD_KL`."""
+COLLAPSED_KL = 2.0
+"""Divergence of all latents of a frame together, as RAVE's penalty counts it (twice the nats), below which they say
+less than one nat about it: the posterior is the prior, but for what rounding and noise leave. A model that has learnt
+nothing yet begins above that."""
 
 SKIPPED_WARNING, SKIPPED_ERROR = 0.001, 0.05
 WAITING = 0.1
@@ -56,6 +58,7 @@ class Stage:
         schedule: its phases; None when the model could not be built.
         chance: loss of a discriminator that guesses, summed over its scales; None without an adversary.
         latents: D, None when unknown.
+        transferred: it began with the weights of another run (--init_from).
     """
 
     step: int
@@ -63,6 +66,7 @@ class Stage:
     schedule: Schedule | None = None
     chance: float | None = None
     latents: int | None = None
+    transferred: bool = False
 
 
 def diagnose(curves: Curves, stage: Stage, *, now: float | None = None) -> list[Finding]:
@@ -229,18 +233,17 @@ def distances(curves: Curves, stage: Stage, start: float) -> Iterator[Finding]:
         if line.shape == "too short":
             yield unknown(name, f"{len(recent)} readings in this phase, 12 are needed for a trend", where=curve.tag)
             continue
-        yield _distance(name, curve, first=first, line=line, adversarial=adversarial, step=float(curve.steps[-1]))
+        learns = not stage.transferred and curve.steps[-1] >= EARLY
+        yield _distance(name, curve, first=first, line=line, adversarial=adversarial, learns=learns)
 
 
-def _distance(
-    name: str, curve: Curve, *, first: float, line: Trend, adversarial: bool, step: float
-) -> Finding:
+def _distance(name: str, curve: Curve, *, first: float, line: Trend, adversarial: bool, learns: bool) -> Finding:
     """One distance in words; the worst that is true of it comes first."""
     last = curve.tail(0.1, fewest=5).median
     lowest = _lowest(curve)
     ratio, regrowth = last / max(first, 1e-12), last / max(lowest, 1e-12)
     seen = f"{first:.4g} at the start, {last:.4g} now; {line}"
-    if step >= EARLY and ratio > NO_PROGRESS:
+    if learns and ratio > NO_PROGRESS:
         return Finding(
             "error", name, f"{seen}; now {ratio:.2f} of the start (threshold {NO_PROGRESS} after {EARLY} updates)",
             "nothing has been learnt: usually the learning rate is too high",
@@ -261,8 +264,10 @@ def _distance(
                 "note", name, seen, "normal after the adversary has entered: the sound sharpens while the spectra move "
                 "away; listen", where=curve.tag,
             )  # fmt: skip
-        return Finding("warning", name, f"{seen} (threshold +5 %)", "the reconstruction gets worse without an adversary",
-                       "lower the learning rate or BETA_TARGET", curve.tag)  # fmt: skip
+        return Finding(
+            "warning", name, f"{seen} (threshold +5 %)", "the reconstruction gets worse without an adversary",
+            "lower the learning rate or BETA_TARGET", curve.tag,
+        )  # fmt: skip
     if line.shape == "falling":
         return Finding("ok", name, seen, "still learning", where=curve.tag)
     if adversarial:
@@ -348,12 +353,9 @@ def collapse(curves: Curves, stage: Stage) -> Iterator[Finding]:
         return
     divergence = kl.tail(0.1, fewest=5).median / factor
     where = "losses/kl divided by optimisation/beta_kl"
-    if stage.latents is None:
-        yield Finding("note", "posterior", f"kl {divergence:.3g} per frame, of an unknown number of latents", where=where)
-        return
-    each = divergence / stage.latents
-    seen = f"kl {divergence:.3g} per frame, {each:.2g} per latent of {stage.latents} (collapsed below {COLLAPSED_KL})"
-    if each < COLLAPSED_KL:
+    latents = "" if stage.latents is None else f" in {stage.latents} latents"
+    seen = f"kl {divergence:.3g} per frame{latents} (collapsed below {COLLAPSED_KL})"
+    if divergence < COLLAPSED_KL:
         yield Finding(
             "error", "posterior collapse", seen, "the posterior is the prior: latents say nothing about the sound, and "
             "the decoder paints an average",
@@ -374,8 +376,8 @@ def game(curves: Curves, stage: Stage) -> Iterator[Finding]:
     if loss.broken:
         return
     if stage.chance is None:
-        yield unknown("discriminator", f"loss {loss.tail(0.2).median:.3g}, and no model to tell what guessing would cost",
-                      where=loss.tag)  # fmt: skip
+        reason = f"loss {loss.tail(0.2).median:.3g}, and no model to tell what guessing would cost"
+        yield unknown("discriminator", reason, where=loss.tag)
         return
     if len(loss) < GAME_READINGS:
         yield unknown("discriminator", f"{len(loss)} readings of its loss, {GAME_READINGS} are needed", where=loss.tag)

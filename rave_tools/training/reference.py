@@ -30,7 +30,7 @@ def references() -> list[Reference]:
     return [
         Reference(
             run["name"], run["model"], run["measured"],
-            {tag: tuple((float(step), float(value)) for step, value in points) for tag, points in run["curves"].items()},
+            {tag: tuple((float(s), float(value)) for s, value in points) for tag, points in run["curves"].items()},
         )
         for run in json.loads(text)["runs"]
     ]
