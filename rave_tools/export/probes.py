@@ -22,12 +22,14 @@ LONGEST_NAN = 4.0
 """Seconds of clean input after one NaN; a model that is not finite again then will not be."""
 
 MOST_BLOCKS = 400
+"""Blocks of one measurement, so that a model with a short hop is not played for ever."""
+
 MEMORY_BLOCKS = 40
 ONSET_DB = -60.0
 """A response begins where it comes this close to its peak."""
 
 PROBE_SECONDS = 3.0
-"""How long after an impulse its response is looked for."""
+"""How long after an impulse its response is looked for, and never for more than twice MOST_BLOCKS."""
 
 FALLBACK_RATE = 44100
 Player = Callable[[Tensor], Tensor]
@@ -392,7 +394,7 @@ def latency(subject: Subject, rate: int) -> Iterator[Finding]:
     announced = _announced_latency(subject)
     ratio, channels = subject.ratio, _channels(subject)
     ahead = max(4, math.ceil((announced or 0) / ratio))
-    length = ratio * (ahead + max(8, math.ceil((PROBE_SECONDS * rate) / ratio)))
+    length = ratio * (ahead + max(8, min(2 * MOST_BLOCKS, math.ceil(PROBE_SECONDS * rate / ratio))))
     audio = 0.03 * noise(channels, length)
     struck = audio.clone()
     struck[..., ahead * ratio] += 0.9

@@ -23,6 +23,9 @@ RISE, FALL = 0.05, 0.01
 SCATTER = 0.30
 """Robust standard deviation around the trend, relative to the median, from which a curve oscillates."""
 
+QUARTILES = 1.349
+"""Distance of a normal distribution's quartiles, in standard deviations."""
+
 Shape = Literal["not finite", "too short", "rising", "falling", "oscillating", "flat"]
 
 
@@ -184,7 +187,7 @@ def trend(curve: Curve) -> Trend:
     """What a stretch of a curve does, by statistics that single outliers cannot move.
 
     The line is Theil and Sen's (the median of all slopes), its significance Mann and Kendall's (the excess of rising
-    over falling pairs), the scatter the median absolute deviation around the line.
+    over falling pairs), the scatter the distance of the quartiles around the line.
 
     Source: Sen, "Estimates of the regression coefficient based on Kendall's tau", 1968; Mann, 1945.
     """
@@ -203,7 +206,7 @@ def trend(curve: Curve) -> Trend:
     size = max(abs(float(numpy.median(values))), 1e-12)
     change = slope * float(steps[-1] - steps[0]) / size
     rest = values - slope * steps
-    scatter = 1.4826 * float(numpy.median(numpy.abs(rest - numpy.median(rest)))) / size
+    scatter = float(numpy.subtract(*numpy.percentile(rest, [75, 25]))) / QUARTILES / size
     shape: Shape = "flat"
     if z > SIGNIFICANT and change > RISE:
         shape = "rising"

@@ -14,7 +14,7 @@ from rave_tools.training.reference import Reference, references
 from rave_tools.training.schedules import Schedule
 from rave_tools.training.summary import readable_time
 
-WINDOW = 0.4
+WINDOW = 0.5
 """Share of a phase's readings, the last ones, on which trends are judged."""
 
 GAME = {"adversarial", "feature_matching", "discriminator", "loss_discriminator", "score_real", "score_fake"}
@@ -109,7 +109,7 @@ def progress(curves: Curves, stage: Stage) -> Iterator[Finding]:
         begin = 0
         for phase, updates, _ in rows:
             if phase.number == now.number:
-                until = f" to {begin + updates:,}" if stage.max_steps else ""
+                until = f" to {min(begin + updates, stage.max_steps):,}" if stage.max_steps else ""
                 text += f"; phase {now.number} of {rows[-1][0].number}, {now.name}, from {begin:,}{until}"
             begin += updates
         text += "; the adversary plays" if now.adversarial else "; no adversary yet" if len(rows) > 1 else ""
@@ -227,7 +227,7 @@ def distances(curves: Curves, stage: Stage, start: float) -> Iterator[Finding]:
     for name, curve in found.items():
         if curve.broken:
             continue
-        first = Curve(curve.tag, curve.steps[:3], curve.values[:3], curve.times[:3]).median
+        first = float(curve.values[0])
         recent = curve.since(start).tail(WINDOW)
         line = trend(recent)
         if line.shape == "too short":
@@ -249,15 +249,15 @@ def _distance(name: str, curve: Curve, *, first: float, line: Trend, adversarial
             "nothing has been learnt: usually the learning rate is too high",
             "start anew with a tenth of the learning rate", curve.tag,
         )  # fmt: skip
+    if line.shape == "oscillating":
+        return Finding("warning", name, f"{seen} (threshold 30 %)", "the loss jumps about its trend",
+                       "lower the learning rate, or a larger batch (--accumulate)", curve.tag)  # fmt: skip
     if regrowth > REGROWTH:
         return Finding(
             "warning", name, f"{seen}; {regrowth:.2f} times its lowest stretch of {lowest:.4g} (threshold {REGROWTH})",
             "what was learnt is being lost" + ("; in phase 2 a little is normal, this is much" if adversarial else ""),
             "resume from before the rise with a lower learning rate", curve.tag,
         )  # fmt: skip
-    if line.shape == "oscillating":
-        return Finding("warning", name, f"{seen} (threshold 30 %)", "the loss jumps about its trend",
-                       "lower the learning rate, or a larger batch (--accumulate)", curve.tag)  # fmt: skip
     if line.shape == "rising":
         if adversarial:
             return Finding(
