@@ -124,10 +124,8 @@ def _examine_run(path: Path, flags: absl_flags.FlagValues) -> list[Finding]:
     try:
         config, wrapper = _rebuild(opened)
     except UserError as error:
-        stage = Stage(opened.step)
-        problem = Finding("error", "model", " ".join(str(error).split()), "it cannot be rebuilt from its configuration",
-                          where=str(opened.path))  # fmt: skip
-        return [*diagnose(curves, stage), *findings, problem, *check_disk(folder, opened.path)]
+        problem = _no_codec(error, opened)
+        return [*diagnose(curves, Stage(opened.step)), *findings, problem, *check_disk(folder, opened.path)]
     stage = _stage(opened, config, wrapper, transferred=_transferred(folder))
     findings = [*diagnose(curves, stage), *findings]
     if not lost:
@@ -135,6 +133,18 @@ def _examine_run(path: Path, flags: absl_flags.FlagValues) -> list[Finding]:
     findings += check_disk(folder, opened.path)
     lines, names, why = _differences(folder, config)
     return [*findings, *check_differences(lines, names, why_none=why)]
+
+
+def _no_codec(error: UserError, opened: "OpenedRun") -> Finding:
+    """Why there is no model to look at: a run of another kind, or one that does not fit its own configuration."""
+    seen = " ".join(str(error).split())
+    if not opened.part("codec"):
+        return unknown("model", f"this is no run of a codec, only curves and weights were examined ({seen})",
+                       where=str(opened.path))  # fmt: skip
+    return Finding(
+        "error", "model", seen, "it cannot be rebuilt from the configuration saved with it, nor exported",
+        "install the version that it was trained with (command.txt)", str(opened.path),
+    )  # fmt: skip
 
 
 def _has_checkpoints(folder: Path) -> bool:
@@ -148,10 +158,13 @@ def _rebuild(opened: "OpenedRun") -> "tuple[Config, AutoencoderTrainingWrapper]"
         UserError: the configuration cannot be read or built, or the weights do not fit it.
     """
     from .. import config
+    from ..training.autoencoder import AutoencoderTrainingWrapper
     from ..training.run import train
 
     loaded = config.load([], text=opened.config_text, text_name=f"{SAVED_TEXT} {opened.path}")
     wrapper = loaded.build_argument(train, "wrapper")
+    if not isinstance(wrapper, AutoencoderTrainingWrapper):
+        raise UserError(f"its wrapper is a {type(wrapper).__name__}, and not an AutoencoderTrainingWrapper")
     try:
         wrapper.load_state_dict(opened.state_dict)
     except RuntimeError as error:

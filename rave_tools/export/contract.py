@@ -181,7 +181,7 @@ def _attributes(subject: Subject) -> Iterator[Finding]:
             "note", "get_attributes", "the list holds the sentinel 'none' of nn_tilde 1.5",
             "nn~ 1.6 skips it, 1.5.6 shows it as an attribute", where="get_attributes()",
         )  # fmt: skip
-    problems = [finding for name in subject.attributes for finding in _attribute(subject, name)]
+    problems = _together([finding for name in subject.attributes for finding in _attribute(subject, name)])
     yield from problems
     if subject.attributes and not any(finding.severity in ("warning", "error") for finding in problems):
         yield Finding("ok", "attributes", ", ".join(subject.attributes), where="get_attributes()")
@@ -192,6 +192,20 @@ def _attributes(subject: Subject) -> Iterator[Finding]:
             where="get_attributes()",
         )  # fmt: skip
     yield from _sample_rate_setter(subject)
+
+
+def _together(findings: list[Finding]) -> list[Finding]:
+    """Findings with the same consequence as one."""
+    groups: dict[tuple[str, str], list[Finding]] = {}
+    for finding in findings:
+        groups.setdefault((finding.severity, finding.means), []).append(finding)
+    return [
+        Finding(
+            group[0].severity, _words(finding.subject for finding in group), "; ".join(f.seen for f in group),
+            group[0].means, group[0].mend, _words(finding.where for finding in group),
+        )
+        for group in groups.values()
+    ]  # fmt: skip
 
 
 def _attribute(subject: Subject, name: str) -> Iterator[Finding]:
@@ -220,7 +234,7 @@ def _attribute(subject: Subject, name: str) -> Iterator[Finding]:
     if 0 in numbers:
         yield Finding(
             "note", name, f"{name} is a bool", "nn~ 1.6.0 in Pd reads 'set NAME 0' as true: Pd sends 0.000000",
-            f"send the symbol false, or export {name} as an int", where,
+            "send the symbol false, or export it as an int", where,
         )  # fmt: skip
     if BUFFER not in numbers:
         yield from _setter(subject, name, [CODES[code] for code in numbers])

@@ -1,6 +1,7 @@
 """How fast any nn~ file plays: in a process of its own, as a host loads it, with one thread as hosts should run it."""
 
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -90,6 +91,13 @@ def measure_pace(subject: Subject, rate: int, *, hops: Sequence[int] = HOPS, sec
     return judge_pace(speed, subject.ratio, " + ".join(name for name, _ in names))
 
 
+def _load() -> str:
+    """How busy the machine is with everything, where the system tells it: other work makes times longer."""
+    if not hasattr(os, "getloadavg"):
+        return ""
+    return f" (load {os.getloadavg()[0]:.1f} on {os.cpu_count()} cores)"
+
+
 def judge_pace(speed: Speed, ratio: int, what: str) -> list[Finding]:
     """Words for measured times.
 
@@ -103,7 +111,7 @@ def judge_pace(speed: Speed, ratio: int, what: str) -> list[Finding]:
         factor = times.real_time_factor
         seen = f"{factor:.3f} for blocks of {times.hops * ratio} samples: median {1000 * times.median:.2f} ms, 99 % "
         seen += f"under {1000 * times.worst:.2f} ms, of {1000 * times.budget:.1f} ms ({times.blocks} blocks)"
-        where = f"{what}, 1 thread, a fresh process on this machine"
+        where = f"{what}, 1 thread, a fresh process on this machine{_load()}"
         if factor < COMFORTABLE:
             findings.append(Finding("ok", "real-time factor", f"{seen}; under {COMFORTABLE}", where=where))
         elif factor < TIGHT:

@@ -136,3 +136,31 @@ def test_one_bad_path_does_not_hide_the_others(through, tmp_path, capsys):
 def test_no_path_is_wrong_usage(capsys):
     assert main(["doctor"]) == 2
     assert "name a run folder, a .ckpt or a .ts" in capsys.readouterr().err
+
+
+def test_weights_that_do_not_fit_their_configuration_are_an_error(healthy, tmp_path, capsys):
+    content = torch.load(healthy / "checkpoints" / "last.ckpt", weights_only=True)
+    content["config"] = content["config"].replace("CAPACITY = 4", "CAPACITY = 6")
+    RunDirectory(tmp_path).create().save("last", content)
+    assert main(["doctor", str(tmp_path), "--quiet"]) == 1
+    assert "error    model: the weights in" in capsys.readouterr().out
+
+
+def test_a_run_that_is_no_codec_is_examined_as_far_as_it_goes(healthy, tmp_path, capsys):
+    content = torch.load(healthy / "checkpoints" / "last.ckpt", weights_only=True)
+    content["state_dict"] = {"prior.weight": torch.ones(3)}
+    content["config"] = "from __gin__ import dynamic_registration\nSAMPLING_RATE = 44100\n"
+    RunDirectory(tmp_path).create().save("last", content)
+    assert main(["doctor", str(tmp_path)]) == 0
+    out = capsys.readouterr().out
+    assert "this is no run of a codec" in out and "all 3 numbers of 1 tensors are finite" in out
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage that is no event at all, long enough to be one"])
+def test_an_event_file_that_is_none_leaves_the_rest(healthy, tmp_path, capsys, content):
+    (tmp_path / "events.out.tfevents.1.x").write_bytes(content)
+    folder = RunDirectory(tmp_path).create()
+    checkpoint = healthy / "checkpoints" / "last.ckpt"
+    folder.checkpoint_path("last").write_bytes(checkpoint.read_bytes())
+    assert main(["doctor", str(tmp_path)]) == 0
+    assert "the run has no TensorBoard events" in capsys.readouterr().out.replace("\n           ", " ")

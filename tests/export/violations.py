@@ -313,7 +313,8 @@ class Stranger(nn.Module):
             self.register_buffer(f"{name}_params", torch.tensor(numbers, dtype=torch.float32))
         self.register_buffer("learn_target_params", torch.tensor([0.0]))
         self.register_buffer("line", torch.zeros(64, 1, 16 * HOP))
-        self.register_buffer("basis", torch.linalg.qr(torch.randn(HOP, 8, generator=torch.Generator().manual_seed(0)))[0])
+        directions = torch.randn(HOP, 8, generator=torch.Generator().manual_seed(0))
+        self.register_buffer("basis", torch.linalg.qr(directions)[0])
         self.learn_target = (False,)
         self.full_latent_size = 8
         self.sr = RATE
