@@ -29,6 +29,9 @@ EARLY = 100
 REGROWTH = 1.3
 """A distance this much above its own lowest stretch has been lost again."""
 
+UNHEARD = 2.0
+"""A validation distance this many times that of training, at the same time, is no mere gap of generalisation."""
+
 BEHIND = 1.5
 """A validation distance above the reference's by this factor at the same step is far behind."""
 
@@ -85,7 +88,8 @@ def diagnose(curves: Curves, stage: Stage, *, now: float | None = None) -> list[
         )]  # fmt: skip
     start = phase_start(curves)
     findings += [*not_finite(curves), *skipped(curves, stage), *gradients(curves, start)]
-    findings += [*distances(curves, stage, start), *validation(curves, start), *against_references(curves)]
+    findings += [*distances(curves, stage, start), *validation(curves, start), *unheard(curves)]
+    findings += against_references(curves)
     return [*findings, *collapse(curves, stage), *game(curves, stage)]
 
 
@@ -311,6 +315,30 @@ def validation(curves: Curves, start: float) -> Iterator[Finding]:
                       "a plateau on unheard sound", where=curve.tag)  # fmt: skip
     else:
         yield Finding("ok", "validation", seen, where=curve.tag)
+
+
+def unheard(curves: Curves) -> Iterator[Finding]:
+    """The validation's distance beside that of the training: other sound, and the mean instead of samples."""
+    parts = {name: curve for name, curve in curves.group("validation").items() if name != "distance"}
+    rows = []
+    for name, curve in parts.items():
+        twins = [twin for judge, twin in judged(curves).items() if judge.endswith(f"_{name}")]
+        if twins and math.isfinite(curve.values[-1]):
+            near = [twin.since(twin.steps[-1] - 0.1 * (twin.steps[-1] - twin.steps[0])).median for twin in twins]
+            rows.append((float(curve.values[-1]) / max(*near, 1e-12), name, float(curve.values[-1]), max(near)))
+    if not rows:
+        return
+    factor, name, there, here = max(rows)
+    seen = f"{name} {there:.4g} in the validation, {here:.4g} in training: {factor:.2f} times (threshold {UNHEARD})"
+    where = f"validation/{name}, losses/*_{name}"
+    if factor > UNHEARD:
+        yield Finding(
+            "warning", "unheard sound", seen, "the decoder does badly on other sound, or on the posterior's mean, "
+            "which it never hears in training: a collapsing posterior does this, and sound of another kind",
+            "look at posterior and dead latents; validate on sound like that of the training", where,
+        )  # fmt: skip
+    else:
+        yield Finding("ok", "unheard sound", seen, where=where)
 
 
 def against_references(curves: Curves, known: Sequence[Reference] | None = None) -> Iterator[Finding]:

@@ -46,6 +46,7 @@ def healthy(step, rng):
         }
     if step % 500 == 0 or step == 100:
         values["validation/distance"] = 11 + 6 * math.exp(-step / 300)
+        values["validation/spectral_distance"] = values["validation/distance"]
     return values
 
 
@@ -140,6 +141,8 @@ SICK = [
      "warning", "data", "40 % of the time"),
     ("overfitted", put("validation/distance", lambda s: 11.0 if s <= 1000 else 16.0),
      "warning", "validation", "best 11 at 100"),
+    ("the mean decodes badly", put("validation/spectral_distance", lambda s: 35.0),
+     "warning", "unheard sound", "35 in the validation,"),
     ("far behind the reference", put("validation/distance", lambda s: 30.0 - s / 1e4),
      "warning", "reference", "(threshold 1.5)"),
 ]  # fmt: skip
