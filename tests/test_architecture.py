@@ -20,7 +20,7 @@ FLOORS = {
     "inference": 4, "export": 4, "factory": 4,
     "codec": 3, "generative": 3, "criteria": 3,
     "nn": 2, "data": 2,
-    "dsp": 1, "contracts": 1, "runs": 1, "config": 1, "migrations": 1, "errors": 1,
+    "dsp": 1, "contracts": 1, "runs": 1, "config": 1, "migrations": 1, "errors": 1, "findings": 1,
 }
 # The ground floor's rooms are blind to each other too, but for these.
 GROUND = {"runs": {"migrations", "errors"}, "config": {"migrations", "errors"}, "dsp": {"errors"}}

@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import UserError
 from . import usage
 
-COMMANDS = ("preprocess", "train", "export", "generate", "configs", "demo")
+COMMANDS = ("preprocess", "train", "export", "generate", "doctor", "configs", "demo")
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
