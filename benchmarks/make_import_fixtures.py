@@ -1,17 +1,21 @@
-"""Write tests/fixtures/import/*.pt by training and running acids-rave on tiny models; its README says what they hold.
+"""Write tests/fixtures/import/*.pt.xz by training and running acids-rave on tiny models; the README there says what
+they hold.
 
-Run with a Python that can import `rave` (the PyPI package acids-rave 2.3.1) and `scripts` (its commands), never as
-part of the tests:
+Run with a Python that can import `rave` (the PyPI package acids-rave) and `scripts` (its commands), never as part of
+the tests. Most come from 2.3.1 with Lightning 2, the others from the versions that their cases name:
 
     python benchmarks/make_import_fixtures.py tests/fixtures/import [name ...]
 """
 
 import io
+import lzma
 import math
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import metadata
 from pathlib import Path
 from typing import Any
 
@@ -31,15 +35,19 @@ scipy.signal.firwin = lambda taps, cutoff, *, window, scale, nyq: _firwin(
 )
 
 import rave  # noqa: E402
+import rave.dataset  # noqa: E402
+import rave.model  # noqa: E402
 from rave import core  # noqa: E402
-from scripts.train import EMA  # noqa: E402
 
 TINY = ("CAPACITY = 2", "LATENT_SIZE = 4")
-SMALL_CRITIC = ("discriminator.MultiPeriodDiscriminator.periods = [2, 3]",
-                "discriminator.MultiScaleDiscriminator.n_discriminators = 1")
+SMALL_CRITIC = ("discriminator.MultiPeriodDiscriminator.periods = [2]",
+                "discriminator.MultiScaleDiscriminator.n_discriminators = 1")  # fmt: skip
+ONE_SCALE = ("discriminator.MultiScaleDiscriminator.n_discriminators = 1",)
 SMALL_NOISE = ("blocks.NoiseGeneratorV2.hidden_size = 4",)
-# Windows of the distances and the filter bank: functions of the configuration, rebuilt by whoever loads the weights.
-DERIVED = ("pqmf.h", "pqmf.forward_conv", "pqmf.inverse_conv", "audio_distance.", "multiband_audio_distance.")
+SHORT = ("PHASE_1_DURATION = 4", "DILATIONS = [[1], [1], [3], [1, 3]]")
+V2 = (*TINY, *SMALL_CRITIC)
+# Functions of the configuration: left out of the fixtures, made again by the tests.
+DERIVED = ("pqmf.", "audio_distance.", "multiband_audio_distance.")
 
 
 @dataclass(frozen=True)
@@ -50,34 +58,74 @@ class Case:
         configs: its configurations.
         overrides: gin bindings on top.
         channels: of the model.
+        length: samples of the sound.
         batches: how many to train on; 0 leaves the run untrained, with lively weights.
-        keep: the whole Lightning checkpoint, optimisers and all, instead of the weights.
+        phase_2: whether an untrained run claims to be in its second phase.
+        version: of acids-rave.
+        lightning: its major version.
+        text: a further configuration, applied last.
     """
 
     configs: tuple[str, ...]
     overrides: tuple[str, ...] = ()
     channels: int = 1
-    batches: int = 0
-    keep: bool = False
     length: int = 4096
+    batches: int = 0
+    phase_2: bool = False
+    version: str = "2.3"
+    lightning: int = 2
+    text: str = ""
 
 
 CASES = {
-    "v1": Case(("v1.gin",), (*TINY, "discriminator.MultiScaleDiscriminator.n_discriminators = 1")),
-    "v2": Case(("v2.gin",), (*TINY, *SMALL_CRITIC, "PHASE_1_DURATION = 4"), batches=9, keep=True),
-    "v2_small": Case(("v2_small.gin",), (*TINY, *SMALL_CRITIC, *SMALL_NOISE), length=2048),
-    "v2_causal": Case(("v2.gin", "causal.gin"), (*TINY, *SMALL_CRITIC, "PHASE_1_DURATION = 4"), batches=2),
-    "v2_noise_stereo": Case(("v2.gin", "noise.gin"), (*TINY, *SMALL_CRITIC, *SMALL_NOISE), channels=2),
-}
+    "v1": Case(("v1.gin",), (*TINY, *ONE_SCALE)),
+    "v1_phase_2": Case(("v1.gin",), (*TINY, *ONE_SCALE, "PHASE_1_DURATION = 10"), phase_2=True),
+    "v1_stereo": Case(("v1.gin", "causal.gin"), (*TINY, *ONE_SCALE), channels=2),
+    "v2": Case(("v2.gin",), (*V2, *SHORT), batches=9),
+    "v2_lightning_1": Case(("v2.gin",), (*V2, *SHORT), batches=9, lightning=1),
+    "v2_phase_1": Case(("v2.gin", "causal.gin"), (*V2, *SHORT), batches=2),
+    "v2_small": Case(("v2_small.gin",), (*V2, *SMALL_NOISE), length=2048),
+    "v2_noise_stereo": Case(("v2.gin", "noise.gin"), (*V2, *SMALL_NOISE), channels=2),
+    "v2_other_numbers": Case(
+        ("v2.gin",),
+        (
+            *V2, "RATIOS = [4, 2, 3]", "DILATIONS = [1, 2]", "N_BAND = 8", "pqmf.CachedPQMF.attenuation = 60",
+            "SAMPLING_RATE = 48000", "blocks.GeneratorV2.capacity = 3", "variational/blocks.EncoderV2.kernel_size = 5",
+            "blocks.VariationalEncoder.beta = 0.5",
+            "discriminator.ConvNet.n_layers = 2", "rave.RAVE.weights = {'feature_matching': 5, 'audio_distance': 2}",
+            "cc.Conv1d.bias = True", "cc.ConvTranspose1d.bias = True",
+        ),
+        length=8 * 24 * 8,
+        text=(
+            "from __gin__ import dynamic_registration\nimport rave\nfrom rave import core\n"
+            "rave.RAVE.gan_loss = @core.ls_gan"
+        ),
+    ),
+    "v2_of_2_1": Case(("v2.gin",), V2, version="2.1"),
+    "v1_of_2_1": Case(("v1.gin",), (*TINY, *ONE_SCALE), version="2.1"),
+    "v2_of_2_2": Case(("v2.gin", "noise.gin"), (*V2, *SMALL_NOISE), version="2.2"),
+}  # fmt: skip
 
 
 def build(case: Case) -> rave.RAVE:
     """The model, as the peer's train command builds it."""
     gin.clear_config()
-    gin.bind_parameter("RAVE.n_channels", case.channels)
+    given = {}
+    if case.version >= "2.3":
+        gin.bind_parameter("RAVE.n_channels", case.channels)
+        given["n_channels"] = case.channels
     gin.parse_config_files_and_bindings(list(case.configs), list(case.overrides))
+    gin.parse_config(case.text)
     torch.manual_seed(0)
-    return rave.RAVE(n_channels=case.channels)
+    return rave.RAVE(**given)
+
+
+def operative() -> str:
+    """The configuration as the peer's train command writes it, after everything was made."""
+    rave.dataset.split_dataset(range(100), 98)
+    if hasattr(rave.model, "BetaWarmupCallback"):
+        rave.model.BetaWarmupCallback()
+    return gin.operative_config_str()
 
 
 def enliven(model: nn.Module) -> None:
@@ -109,13 +157,20 @@ def sound(batch: int, channels: int, length: int, seed: int = 2) -> Tensor:
 
 def train(model: rave.RAVE, case: Case, folder: Path) -> dict[str, Any]:
     """Train on some batches under Lightning; returns what Lightning saved."""
-    # Lightning 2 refuses a model with the hook of Lightning 1; what it does here is done after the training.
-    del type(model).validation_epoch_end
+    if pl.__version__ >= "2":
+        # It refuses a model with this hook of Lightning 1; what the hook does here is done after the training.
+        if hasattr(type(model), "validation_epoch_end"):
+            del type(model).validation_epoch_end
+    else:
+        type(model).validation_epoch_end = lambda *_: None
     data = torch.utils.data.DataLoader(list(sound(8, case.channels, 32768)), batch_size=2)
+    from scripts.train import EMA
+
     callbacks = [rave.model.WarmupCallback(), rave.model.QuantizeCallback(), rave.model.BetaWarmupCallback(), EMA(0.9)]
     trainer = pl.Trainer(
-        accelerator="cpu", max_steps=case.batches, callbacks=callbacks, default_root_dir=str(folder), logger=pl.loggers.TensorBoardLogger(str(folder)),
-        enable_checkpointing=False, enable_progress_bar=False, enable_model_summary=False,
+        accelerator="cpu", max_steps=case.batches, callbacks=callbacks, default_root_dir=str(folder),
+        logger=pl.loggers.TensorBoardLogger(str(folder)), enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False,
     )  # fmt: skip
     # Measured as its validation does, but entered afterwards: the windows here are too short to be cropped by it.
     field = core.get_rave_receptive_field(model.eval(), model.n_channels)
@@ -144,11 +199,13 @@ def recorded_noise() -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def through(model: rave.RAVE, x: Tensor) -> dict[str, Any]:
+def through(model: rave.RAVE, case: Case) -> dict[str, Any]:
     """Audio through the mean of the latents, as the model's forward has it but for the random part."""
     model.eval()
-    z = model.encode(x)
-    latent = z.chunk(2, 1)[0] if hasattr(model.encoder, "beta") else model.encoder.reparametrize(z)[0]
+    x = sound(1, case.channels, case.length)
+    encoded = model.encode(x) if case.version >= "2.3" else model.encoder(model.pqmf(x))
+    variational = isinstance(model.encoder, rave.blocks.VariationalEncoder)
+    latent = encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
     with recorded_noise() as uniform:
         audio = model.decode(latent)
     return {"x": x, "latent": latent, "audio": audio, "uniform": uniform}
@@ -158,23 +215,49 @@ def make(name: str, folder: Path) -> dict[str, Any]:
     """A fixture."""
     case = CASES[name]
     model = build(case)
-    out: dict[str, Any] = {}
-    checkpoint = None
     if case.batches:
         checkpoint = train(model, case, folder)
     else:
         enliven(model)
-    out["config"] = gin.operative_config_str()
-    out["every_key"] = list(model.state_dict())
-    out.update(through(model, sound(1, case.channels, case.length)))
-    out["checkpoint"] = checkpoint if checkpoint is not None and case.keep else {
-        "epoch": 0, "global_step": 0, "pytorch-lightning_version": pl.__version__, "state_dict": dict(model.state_dict())}
-    return out
+        if case.phase_2:
+            model.encoder.set_warmed_up(True)
+            model.decoder.set_warmed_up(True)
+        steps = {"training_steps": 20 if case.phase_2 else 7}
+        checkpoint = {"epoch": 0, "global_step": steps["training_steps"], "pytorch-lightning_version": pl.__version__,
+                      "callbacks": {"WarmupCallback": steps}}  # fmt: skip
+    state = model.state_dict()
+    out = {"config": operative(), "every_key": list(state), **through(model, case)}
+    checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(DERIVED)}
+    for key in [key for key in checkpoint["callbacks"].get("EMA", {}) if key.startswith(DERIVED)]:
+        del checkpoint["callbacks"]["EMA"][key]
+    return {**out, "checkpoint": checkpoint}
+
+
+def compact(value: Any) -> Any:
+    """Nested values with every tensor in storage of its own."""
+    if isinstance(value, Tensor):
+        return value.detach().clone(memory_format=torch.contiguous_format)
+    if isinstance(value, dict):
+        return {key: compact(item) for key, item in value.items()}
+    return [compact(item) for item in value] if isinstance(value, list) else value
+
+
+def main(folder: Path, *only: str) -> None:
+    """Write the fixtures that are named, or all that this Python's versions can make."""
+    torch.set_num_threads(1)
+    version = metadata.version("acids-rave") if not hasattr(rave, "__version__") else rave.__version__
+    for name, case in CASES.items():
+        wanted = name in only if only else (version.startswith(case.version) and int(pl.__version__[0]) == case.lightning)
+        if not wanted:
+            continue
+        with tempfile.TemporaryDirectory() as temporary:
+            made = compact(make(name, Path(temporary)))
+        stream = io.BytesIO()
+        torch.save(made, stream)
+        path = folder / f"{name}.pt.xz"
+        path.write_bytes(lzma.compress(stream.getvalue(), preset=9))
+        sys.stdout.write(f"{path} {path.stat().st_size // 1024} KiB\n")
 
 
 if __name__ == "__main__":
-    import tempfile
-    torch.set_num_threads(1)
-    with tempfile.TemporaryDirectory() as t:
-        out = make(sys.argv[2], Path(t))
-        torch.save(out, Path(sys.argv[1]) / f"{sys.argv[2]}.raw.pt")
+    main(Path(sys.argv[1]), *sys.argv[2:])

@@ -51,12 +51,13 @@ def read(path: Path, choice: Choice) -> Imported:
     players = _players(content, optimizers)
     translation = rave_config.translate(table, channels=channels, players=players)
     weights, dropped = migrations.from_acids_rave(state)
-    counters, text = _counters(content, state, optimizers, translation, notes)
+    counters, phase, text = _counters(content, state, optimizers, translation, notes)
     notes += translation.notes
     named = _by_name(state, optimizers, notes)
     field = [int(value) for value in state.get("receptive_field", [])]
     facts: dict[str, Any] = {"imported": {"from": "acids-rave", "checkpoint": file.name,
                                           "global_step": int(content.get("global_step", 0))}}  # fmt: skip
+    facts["phase"] = phase
     if any(field):
         facts["receptive_field"] = field
     ema = _ema(content, notes)
@@ -221,13 +222,13 @@ def _counters(
     optimizers: Sequence[_Adam],
     translation: rave_config.Translation,
     notes: list[str],
-) -> tuple[dict[str, int], str]:
+) -> tuple[dict[str, int], int, str]:
     """Updates of each player and batches; acids-rave counts only batches of both together.
 
     The optimisers know their own updates. Without them, batches are shared out as the schedule does it.
 
     Returns:
-        The counters, and the configuration, whose first phase ends where it ended.
+        The counters, the phase, and the configuration, whose first phase ends where it ended.
     """
     batches = _batches(content)
     duration, every = translation.phase_1_duration, translation.update_discriminator_every
@@ -254,11 +255,12 @@ def _counters(
             f"the run was still in its first phase (warmed_up) after {generator} updates, which its configuration ends "
             f"at {duration}: it goes on in the second"
         )
+    phase = 1 if generator < duration else 2
     notes.append(
         f"{generator} generator and {critic} discriminator updates, {how}; acids-rave's global_step says "
-        f"{int(content.get('global_step', 0))}. It goes on in phase {2 if generator >= duration else 1}"
+        f"{int(content.get('global_step', 0))}. It goes on in phase {phase}"
     )
-    return {"generator_updates": generator, "discriminator_updates": critic, "batches": batches}, text
+    return {"generator_updates": generator, "discriminator_updates": critic, "batches": batches}, phase, text
 
 
 def _batches(content: Mapping[Any, Any]) -> int:
