@@ -109,6 +109,7 @@ def _load_restricted(path: Path, replaced: set[str]) -> Any:
         """Finds what is admitted, and records for the rest."""
 
         def find_class(self, module: str, name: str) -> Any:
+            module = "builtins" if module == "__builtin__" else module
             if (module, name) in _ADMITTED:
                 return _ADMITTED[module, name]
             if module == "torch" and isinstance(value := getattr(torch, name, None), torch.dtype):
