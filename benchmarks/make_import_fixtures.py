@@ -47,6 +47,8 @@ ONE_SCALE = ("discriminator.MultiScaleDiscriminator.n_discriminators = 1",)
 SMALL_NOISE = ("blocks.NoiseGeneratorV2.hidden_size = 4",)
 SHORT = ("PHASE_1_DURATION = 4", "DILATIONS = [[1], [1], [3], [1, 3]]")
 V2 = (*TINY, *SMALL_CRITIC)
+FEW = (*V2, "DILATIONS = [[1], [1], [3], [1, 3]]")
+FEW_CODES = ("NUM_QUANTIZERS = 2", "CODEBOOK_SIZE = 8", "NOISE_AUGMENTATION = 2")
 # Functions of the configuration: left out of the fixtures, made again by the tests.
 DERIVED = ("pqmf.", "audio_distance.", "multiband_audio_distance.")
 
@@ -62,6 +64,7 @@ class Case:
         length: samples of the sound.
         batches: how many to train on; 0 leaves the run untrained, with lively weights.
         phase_2: whether an untrained run claims to be in its second phase.
+        quantised: whether an untrained run uses its codebooks.
         version: of acids-rave.
         lightning: its major version.
         text: a further configuration, applied last.
@@ -73,6 +76,7 @@ class Case:
     length: int = 4096
     batches: int = 0
     phase_2: bool = False
+    quantised: bool = False
     version: str = "2.3"
     lightning: int = 2
     text: str = ""
@@ -102,6 +106,20 @@ CASES = {
             "rave.RAVE.gan_loss = @core.ls_gan"
         ),
     ),
+    "v2_adain_snake": Case(("v2.gin", "adain.gin", "snake.gin", "noise.gin"), (*FEW, *SMALL_NOISE)),
+    "v2_spectral_discriminator": Case(
+        ("v2.gin", "spectral_discriminator.gin"),
+        (*FEW, "discriminator.EncodecConvNet.capacity = 2", "discriminator.MultiScaleSpectralDiscriminator.scales = [64]"),
+    ),
+    "wasserstein": Case(("v2.gin", "wasserstein.gin"), (*FEW, "NOISE_AUGMENTATION = 2"), batches=2),
+    "spherical": Case(("v2.gin", "spherical.gin"), FEW),
+    "discrete": Case(("discrete.gin",), (*FEW, *FEW_CODES)),
+    "discrete_quantised": Case(("discrete.gin",), (*FEW, *FEW_CODES), quantised=True),
+    "raspberry": Case(("raspberry.gin",), ("CAPACITY = 2", "LATENT_SIZE = 4", "RATIOS = [4, 2]", *ONE_SCALE)),
+    "hybrid": Case(("v2.gin", "hybrid.gin"), (*FEW, "N_MELS = 8", "N_FFT = 512")),
+    "hybrid_causal_stereo": Case(("v2.gin", "hybrid.gin", "causal.gin"), (*FEW, "N_MELS = 8", "N_FFT = 512"), channels=2),
+    "v2_nopqmf": Case(("v2_nopqmf.gin",), (*V2, "DILATIONS = [[1], [1], [3], [1, 3]]")),
+    "v2_with_augs": Case(("v2_with_augs.gin",), (*FEW, "N_MELS = 8", "N_FFT = 512")),
     "v2_of_2_1": Case(("v2.gin",), V2, version="2.1"),
     "v1_of_2_1": Case(("v1.gin",), (*TINY, *ONE_SCALE), version="2.1"),
     "v2_of_2_2": Case(("v2.gin", "noise.gin"), (*V2, *SMALL_NOISE), version="2.2"),
@@ -250,6 +268,11 @@ def make(name: str, folder: Path) -> dict[str, Any]:
         if case.phase_2:
             model.encoder.set_warmed_up(True)
             model.decoder.set_warmed_up(True)
+        if case.quantised:
+            model.encoder.enabled = torch.tensor(1)
+            for layer in model.encoder.rvq.layers:
+                layer._codebook.inited.fill_(1)
+                layer._codebook.embed.normal_()
         steps = {"training_steps": 20 if case.phase_2 else 7}
         checkpoint = {"epoch": 0, "global_step": steps["training_steps"], "pytorch-lightning_version": pl.__version__,
                       "callbacks": {"WarmupCallback": steps}}  # fmt: skip

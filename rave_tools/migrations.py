@@ -15,13 +15,16 @@ BINDING_RENAMES: Mapping[str, str] = {}
 MODULE_RENAMES: Mapping[str, str] = {}
 """Old module or class (``rave_tools.module``, ``rave_tools.module.Class``) -> new one."""
 
-RAVE_CODEC_PREFIXES = ("pqmf.", "encoder.", "decoder.")
+RAVE_CODEC_PREFIXES = ("pqmf.", "spectrogram.", "encoder.", "decoder.")
 RAVE_CODEC_BUFFERS = ("latent_pca", "latent_mean", "fidelity")
 RAVE_ADVERSARY_PREFIX = "discriminator."
 RAVE_DROPPED = {
     "warmed_up": "phases follow the step counter",
     "receptive_field": "a fact of the checkpoint",
-    "window": "follows from the configuration",
+    "enabled": "codes are in use from an update that the configuration names",
+    "gru_state": "nothing ever uses it",
+    **{f"{name}_{side}": "heard in a performance, no part of the model"
+       for name in ("mean", "std", "learn", "num_update") for side in "xy"},
 }
 """Last part of a key -> why there is no such weight here."""
 RAVE_DISTANCES = ("audio_distance.", "multiband_audio_distance.")
@@ -69,7 +72,7 @@ def from_acids_rave(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
     dropped: list[str] = []
     for key, value in state.items():
         reason = RAVE_DROPPED.get(key.rpartition(".")[2])
-        if key.startswith(RAVE_DISTANCES):
+        if key.startswith(RAVE_DISTANCES) or (key.startswith(RAVE_ADVERSARY_PREFIX) and key.endswith(".window")):
             reason = "follows from the configuration"
         if reason is not None:
             dropped.append(f"{key} is left out: {reason}")

@@ -84,8 +84,10 @@ def lines_of(imported: "Imported", wrapper: Any, made: dict[str, Any]) -> Sequen
         f"latent frame, {len(made['state_dict'])} weights, each in its place"
     ]
     players = ("generator", "discriminator")
-    for player, optimizer in zip(players, made["optimizer_states"], strict=False):
-        state = f"goes on with {len(optimizer['state'])} states" if optimizer["state"] else "starts fresh"
+    for index, (player, optimizer) in enumerate(zip(players, made["optimizer_states"], strict=False)):
+        state = f"goes on with the moments of {len(optimizer['state'])} weights" if optimizer["state"] else "starts fresh"
+        if not optimizer["state"] and index < len(imported.optimizers) and imported.optimizers[index] is not None:
+            state = "has made no update yet"
         lines.append(f"optimiser of the {player}: {state}")
     return [*lines, *imported.notes]
 

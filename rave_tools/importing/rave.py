@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from rave_tools import migrations
@@ -52,6 +53,7 @@ def read(path: Path, choice: Choice) -> Imported:
     translation = rave_config.translate(table, channels=channels, players=players)
     weights, dropped = migrations.from_acids_rave(state)
     counters, phase, text = _counters(content, state, optimizers, translation, notes)
+    text += _quantization(translation, state, weights, counters["generator_updates"], notes)
     notes += translation.notes
     named = _by_name(state, optimizers, notes)
     field = [int(value) for value in state.get("receptive_field", [])]
@@ -155,8 +157,7 @@ def _channels(table: Any, state: Mapping[str, Tensor], notes: list[str]) -> int:
                   if key in state), None)  # fmt: skip
     if first is None:
         return stated or 1
-    rows, bands = first.shape[1], rave_config.bands(table)
-    channels = max(1, rows // bands)
+    channels = max(1, rave_config.channels_of(table, first.shape[1]))
     if stated is None and channels != 1:
         notes.append(f"{CONFIG_NAME} does not say n_channels, as acids-rave's do not; the weights have {channels}")
     elif stated is not None and stated != channels:
@@ -261,6 +262,33 @@ def _counters(
         f"{int(content.get('global_step', 0))}. It goes on in phase {phase}"
     )
     return {"generator_updates": generator, "discriminator_updates": critic, "batches": batches}, phase, text
+
+
+def _quantization(
+    translation: rave_config.Translation, state: Mapping[str, Tensor], weights: dict[str, Tensor], step: int,
+    notes: list[str],
+) -> str:
+    """From when on codes are in use. What the encoder says about itself decides, not what its configuration meant.
+
+    Returns:
+        A line for the configuration, or nothing where there are no codebooks.
+    """
+    enabled = state.get("encoder.enabled")
+    if enabled is None:
+        return ""
+    if bool(enabled.any()):
+        return "QUANTIZE_FROM = 0\n"
+    for key in [key for key in weights if key.endswith("_codebook.inited")]:
+        weights[key] = torch.zeros_like(weights[key])  # what stands in codebooks that nobody used was never placed
+    if translation.quantize_from is None:
+        notes.append("this run has never quantised and does not mean to: its latents stay continuous")
+        return ""
+    start = max(step, translation.quantize_from)
+    notes.append(
+        "this run was to quantise and never did (a defect of acids-rave): its latents are continuous until training "
+        f"goes on, and quantised from update {start} (--override 'QUANTIZE_FROM = {rave_config.NEVER}' for never)"
+    )
+    return f"QUANTIZE_FROM = {start}\n"
 
 
 def _batches(content: Mapping[Any, Any]) -> int:

@@ -4,6 +4,7 @@ Read is the ``config.gin`` that a run of acids-rave 2.1 to 2.3 writes (gin's ope
 that the model used, macros, full names), under whatever names it imports its modules.
 """
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,7 @@ MODULES = (
     "balancer", "blocks", "core", "dataset", "descript_discriminator", "discriminator", "model", "pqmf", "prior",
     "quantization", "resampler", "transforms",
 )  # fmt: skip
-ALIASES = {"cached_conv": "cc", "cc": "cc", "nn": "torch"}
+ALIASES = {"cached_conv": "cc", "cc": "cc", "nn": "torch", "torchaudio": "torchaudio"}
 
 NETS = "rave_tools.codec.nets.rave"
 BOTTLENECKS = "rave_tools.codec.bottlenecks"
@@ -34,15 +35,31 @@ SUM = f"{CRITERIA}.combiners.WeightedSum"
 SCHEDULE = "rave_tools.training.schedules"
 ADAM = "torch.optim.Adam"
 
-CHANNELS, N_BAND = Macro("CHANNELS"), Macro("N_BAND")
+CHANNELS = Macro("CHANNELS")
+NEVER = 1 << 40
+"""Updates that no run reaches."""
 GIVEN = "whoever builds it supplies it"
 STYLE = {"convolutions": Ours(CONVOLUTIONS)}
-LATER = "this model is built by a class that has no counterpart here"
 
+ACTIVATIONS = {"Snake": Part("rave_tools.nn.activations.Snake", ignored={"dim": GIVEN})}
+ADAPTATIONS = {
+    "AdaptiveInstanceNormalization": Part(
+        "rave_tools.nn.normalization.AdaptiveInstanceNormalization", ignored={"dim": GIVEN}
+    )
+}
+RECURRENCES = {
+    "GRU": Part("rave_tools.nn.recurrent.GRU", takes={"num_layers": Take("num_layers")}, ignored={"latent_size": GIVEN})
+}
+LAYERS = {
+    "activation": Slot("activation", ACTIVATIONS, called=False),
+    "adain": Slot("adain", ADAPTATIONS, called=False, default=None),
+    "recurrent_layer": Slot("recurrent_layer", RECURRENCES, called=False, default=None),
+}
 NOISES = {
     "NoiseGeneratorV2": Part(
         "rave_tools.nn.noise.NoiseGeneratorV2",
         takes={"hidden_size": Take("hidden_size"), "ratios": Take("ratios"), "noise_bands": Take("noise_bands")},
+        slots={"activation": LAYERS["activation"]},
         ignored={"data_size": GIVEN, "n_channels": GIVEN, "in_size": GIVEN},
         fixed=STYLE,
     ),
@@ -64,7 +81,7 @@ NETWORKS = {
     "EncoderV2": Part(
         f"{NETS}.EncoderV2",
         takes={
-            "data_size": Take("data_size", macro="N_BAND"),
+            "data_size": Take("data_size", macro="N_BAND", instead_of_none=1),
             "capacity": Take("capacity", macro="CAPACITY"),
             "ratios": Take("ratios", macro="RATIOS"),
             "latent_size": Take("latent_size", macro="LATENT_SIZE"),
@@ -73,14 +90,15 @@ NETWORKS = {
             "dilations": Take("dilations", macro="DILATIONS"),
             "keep_dim": Take("keep_dim", default=False),
         },
-        neutral={"recurrent_layer": (None,), "adain": (None,), "spectrogram": (None,)},
+        slots=LAYERS,
+        neutral={"spectrogram": (None,)},
         ignored={"n_channels": GIVEN},
         fixed={"n_channels": CHANNELS, **STYLE},
     ),
     "Encoder": Part(
         f"{NETS}.EncoderV1",
         takes={
-            "data_size": Take("data_size", macro="N_BAND"),
+            "data_size": Take("data_size", macro="N_BAND", instead_of_none=1),
             "capacity": Take("capacity", macro="CAPACITY"),
             "ratios": Take("ratios", macro="RATIOS"),
             "latent_size": Take("latent_size", macro="LATENT_SIZE"),
@@ -94,11 +112,46 @@ NETWORKS = {
     ),
 }
 
+QUANTIZERS = {
+    "ResidualVectorQuantization": Part(
+        f"{BOTTLENECKS}.quantization.ResidualVectorQuantization",
+        takes={
+            "num_quantizers": Take("num_quantizers", macro="NUM_QUANTIZERS"),
+            "dim": Take("dim", macro="LATENT_SIZE"),
+            "codebook_size": Take("codebook_size", macro="CODEBOOK_SIZE"),
+            "kmeans_init": Take("kmeans_init", True),
+            "kmeans_iters": Take("kmeans_iters", 50),
+            "decay": Take("decay", 0.99),
+            "epsilon": Take("epsilon", 1e-5),
+            "threshold_ema_dead_code": Take("threshold_ema_dead_code", 2),
+        },
+        neutral={"codebook_dim": (None,)},
+        ignored={"commitment_weight": "counted in the weight of the commitment"},
+    ),
+}
 ENCODERS = {
     "VariationalEncoder": Part(
         f"{BOTTLENECKS}.variational.VariationalEncoder",
         slots={"encoder": Slot("encoder", NETWORKS)},
         ignored={"beta": "counted in the weight of the KL divergence", "n_channels": GIVEN},
+    ),
+    "WasserteinEncoder": Part(
+        f"{BOTTLENECKS}.wasserstein.WasserteinEncoder",
+        takes={"noise_augmentation": Take("noise_augmentation", 0, macro="NOISE_AUGMENTATION")},
+        slots={"encoder_cls": Slot("encoder", NETWORKS)},
+        ignored={"n_channels": GIVEN},
+    ),
+    "SphericalEncoder": Part(
+        f"{BOTTLENECKS}.spherical.SphericalEncoder",
+        slots={"encoder_cls": Slot("encoder", NETWORKS)},
+        ignored={"n_channels": GIVEN},
+    ),
+    "DiscreteEncoder": Part(
+        f"{BOTTLENECKS}.discrete.DiscreteEncoder",
+        takes={"noise_augmentation": Take("noise_augmentation", 0, macro="NOISE_AUGMENTATION")},
+        slots={"encoder_cls": Slot("encoder", NETWORKS), "vq_cls": Slot("rvq", QUANTIZERS)},
+        ignored={"n_channels": GIVEN, "num_quantizers": "the codebooks say it"},
+        fixed={"quantize_from": Macro("QUANTIZE_FROM")},
     ),
 }
 
@@ -106,7 +159,7 @@ DECODERS = {
     "GeneratorV2": Part(
         f"{NETS}.GeneratorV2",
         takes={
-            "data_size": Take("data_size", macro="N_BAND"),
+            "data_size": Take("data_size", macro="N_BAND", instead_of_none=1),
             "capacity": Take("capacity", macro="CAPACITY"),
             "ratios": Take("ratios", macro="RATIOS"),
             "kernel_size": Take("kernel_size", macro="KERNEL_SIZE"),
@@ -114,15 +167,14 @@ DECODERS = {
             "keep_dim": Take("keep_dim", default=False),
             "amplitude_modulation": Take("amplitude_modulation", default=False),
         },
-        slots={"noise_module": Slot("noise_module", NOISES, called=False, default=None)},
-        neutral={"recurrent_layer": (None,), "adain": (None,)},
+        slots={**LAYERS, "noise_module": Slot("noise_module", NOISES, called=False, default=None)},
         ignored={"n_channels": GIVEN},
         fixed={"n_channels": CHANNELS, **STYLE},
     ),
     "Generator": Part(
         f"{NETS}.GeneratorV1",
         takes={
-            "data_size": Take("data_size", macro="N_BAND"),
+            "data_size": Take("data_size", macro="N_BAND", instead_of_none=1),
             "capacity": Take("capacity", macro="CAPACITY"),
             "ratios": Take("ratios", macro="RATIOS"),
             "loud_stride": Take("loud_stride"),
@@ -246,6 +298,24 @@ DISCRIMINATORS = {
     ),
 }
 
+SPECTROGRAMS = {
+    "torchaudio.MelSpectrogram": Part(
+        "rave_tools.codec.pretransforms.mel.MelSpectrogram",
+        takes={
+            "sample_rate": Take("sample_rate", macro="SAMPLING_RATE"),
+            "n_fft": Take("n_fft", 400, macro="N_FFT"),
+            "hop_length": Take("hop_length"),
+            "n_mels": Take("n_mels", 128, macro="N_MELS"),
+        },
+        neutral={
+            "normalized": (True, "window"), "power": (2.0,), "f_min": (0.0,), "f_max": (None,), "pad": (0,),
+            "center": (True,), "pad_mode": ("reflect",), "norm": (None,), "mel_scale": ("htk",), "wkwargs": (None,),
+            "onesided": (None, True),
+        },
+        ignored={"win_length": "the window fills the frame"},
+        fixed={"padding": "centered"},
+    )
+}  # fmt: skip
 BANKS = {
     "CachedPQMF": Part(
         PQMF,
@@ -262,8 +332,8 @@ FEATURE_MATCHING = {
     ),
 }
 GAMES = {"hinge_gan": "hinge", "ls_gan": "least_squares", "nonsaturating_gan": "nonsaturating"}
-PENALTIES = {"VariationalEncoder": "kl"}
-FREEZING = ("VariationalEncoder",)
+PENALTIES = {"VariationalEncoder": "kl", "WasserteinEncoder": "mmd", "DiscreteEncoder": "commitment"}
+FREEZING = ("VariationalEncoder", "WasserteinEncoder")
 """Encoders that acids-rave stops training in its second phase."""
 
 SINCE_2_3 = ("n_bands", "input_mode", "output_mode", "audio_monitor_epochs", "n_channels")
@@ -273,7 +343,6 @@ IGNORED: Mapping[str, Mapping[str, str]] = {
     "RAVE": {
         "n_bands": "the filter bank says it",
         "audio_monitor_epochs": "how often sound was logged",
-        "warmup_quantize": "nothing is quantised in this model",
     },
     "split_dataset": {"*": "data are chosen when training starts"},
     "get_dataset": {"*": "data are chosen when training starts: --augment, --derivative, --normalize, --rand_pitch"},
@@ -287,7 +356,8 @@ TORCH_DEFAULTS = {
 }  # fmt: skip
 HELPERS = (
     "normalization", "cc.Conv1d", "cc.ConvTranspose1d", "cc.get_padding", "NoiseGenerator", "ResidualStack",
-    "GRU", "get_augmented_latent_size", "Balancer", "EMA", "BetaWarmupCallback", "MelSpectrogram",
+    "DilatedUnit", "ResidualLayer", "UpsampleLayer", "get_augmented_latent_size", "Balancer", "EMA",
+    "BetaWarmupCallback",
 )  # fmt: skip
 
 
@@ -315,6 +385,7 @@ class Translation:
         notes: what a person should know.
         phase_1_duration: in generator updates.
         update_discriminator_every: in batches.
+        quantize_from: the batch from which on it means to quantise; None for never, or without codebooks.
     """
 
     text: str
@@ -323,6 +394,7 @@ class Translation:
     notes: list[str] = field(default_factory=list)
     phase_1_duration: int = 0
     update_discriminator_every: int = 2
+    quantize_from: int | None = None
 
 
 def read(text: str, origin: str) -> Table:
@@ -337,14 +409,29 @@ def read(text: str, origin: str) -> Table:
     return table
 
 
-def bands(table: Table) -> int:
-    """Rows that the encoder's input has for each audio channel.
+def network(table: Table) -> Named:
+    """The network inside the encoder's bottleneck.
 
     Raises:
-        ConfigError: the configuration does not say.
+        ConfigError: the configuration binds none.
     """
-    bank = _need(table, Named("RAVE"), "pqmf")
-    return int(_need(table, bank, "n_band"))
+    encoder = _need(table, Named("RAVE"), "encoder")
+    if isinstance(encoder, Named) and encoder.name in ENCODERS:
+        for parameter in ("encoder", "encoder_cls"):
+            inner = table.get(encoder, parameter)
+            if isinstance(inner, Named):
+                return inner
+    raise ConfigError(
+        f"{table.origin}: RAVE.encoder = {encoder!s} cannot be imported: no network is bound to it, or that class is not "
+        f"known here; known are {', '.join(ENCODERS)}"
+    )
+
+
+def channels_of(table: Table, rows: int) -> int:
+    """Audio channels of a model whose encoder's input has so many rows."""
+    size = table.get(network(table), "data_size")
+    # Without a size the peer takes the channels themselves, for each channel.
+    return math.isqrt(rows) if size in (MISSING, None) else rows // int(size)
 
 
 def stated_channels(table: Table) -> int | None:
@@ -378,9 +465,11 @@ def translate(table: Table, *, channels: int, players: tuple[Player, Player]) ->
     ):
         draft.bind(RAVE, slot.ours, draft.choose(model, parameter, _need(table, model, parameter), slot))
     _sizes(draft, model)
+    _dilations(draft, model)
     _noise_of_v1(draft, model)
     _convolutions(draft, model)
     _training(draft, model, players)
+    quantize_from = _quantization(draft, model)
     for name, reasons in IGNORED.items():
         draft.ignore(name, reasons)
     for name in AUGMENTATIONS:
@@ -391,7 +480,7 @@ def translate(table: Table, *, channels: int, players: tuple[Player, Player]) ->
     every = table.get(model, "update_discriminator_every")
     untaken = [f"{line} = {line.value!r} (line {line.number})" for line in draft.finish(_known())]
     return Translation(
-        draft.text(), draft.left, untaken, draft.notes, duration, 2 if every is MISSING else int(every)
+        draft.text(), draft.left, untaken, draft.notes, duration, 2 if every is MISSING else int(every), quantize_from
     )
 
 
@@ -403,14 +492,38 @@ def _need(table: Table, owner: Named, parameter: str) -> Any:
 
 
 def _modes(draft: Draft, model: Named) -> None:
-    """Between waveform and network lies the filter bank, on both sides."""
-    for parameter, allowed in {
-        "input_mode": ("pqmf",), "output_mode": ("pqmf",), "enable_pqmf_encode": (None, True),
-        "enable_pqmf_decode": (None, True), "is_mel_input": (None,), "spectrogram": (None,),
-    }.items():  # fmt: skip
-        value = draft.table.get(model, parameter)
-        if value is not MISSING and value not in allowed:
-            raise draft.refuse(model, parameter, value, LATER)
+    """What lies between waveform and network, on both sides; older switches say it otherwise."""
+    table = draft.table
+
+    def value(parameter: str, default: Any) -> Any:
+        found = table.get(model, parameter)
+        return default if found is MISSING else found
+
+    heard, made = value("input_mode", "pqmf"), value("output_mode", "pqmf")
+    encoded, decoded = value("enable_pqmf_encode", None), value("enable_pqmf_decode", None)
+    if encoded is not None or decoded is not None:
+        # A switch that is not given is off, once the other one is.
+        heard, made = ("pqmf" if encoded else "raw"), ("pqmf" if decoded else "raw")
+    spectrogram = value("spectrogram", None)
+    if value("is_mel_input", None) is not None:
+        heard = "mel"
+    for parameter, mode, allowed in (("input_mode", heard, ("pqmf", "mel", "raw")), ("output_mode", made, ("pqmf", "raw"))):
+        if mode not in allowed:
+            raise draft.refuse(model, parameter, mode, f"it is one of {', '.join(allowed)}")
+        draft.bind(RAVE, parameter, mode)
+    if heard == "mel":
+        slot = Slot("spectrogram", SPECTROGRAMS)
+        if spectrogram is None:
+            raise draft.refuse(model, "spectrogram", None, "the encoder hears mel spectra and none are bound")
+        draft.bind(RAVE, "spectrogram", draft.choose(model, "spectrogram", spectrogram, slot))
+        if value("pqmf", None) is not None and _causal(table):
+            draft.notes.append("the mel spectra stay centred, as in acids-rave: they look half a frame ahead")
+    elif spectrogram is not None:
+        draft.notes.append("the spectrogram of this configuration is not taken: the encoder does not hear it")
+
+
+def _causal(table: Table) -> bool:
+    return any(table.get(owner, "mode") == "causal" for owner in table.owners("cc.get_padding"))
 
 
 def _sizes(draft: Draft, model: Named) -> None:
@@ -429,6 +542,20 @@ def _sizes(draft: Draft, model: Named) -> None:
         raise draft.refuse(model, "latent_size", stated, f"the encoder has {draft.macros.get('LATENT_SIZE')}")
 
 
+def _dilations(draft: Draft, model: Named) -> None:
+    """Lists of dilations beyond the ratios are never reached in acids-rave: the encoder's last, the decoder's first."""
+    table = draft.table
+    decoder = _need(table, model, "decoder")
+    for owner, parts, from_end in ((network(table), NETWORKS, False), (decoder, DECODERS, True)):
+        dilations, ratios = table.get(owner, "dilations"), table.get(owner, "ratios")
+        if dilations is MISSING or isinstance(dilations[0], int) or len(dilations) == len(ratios):
+            continue
+        if len(dilations) < len(ratios):
+            raise draft.refuse(owner, "dilations", dilations, f"there are {len(ratios)} ratios")
+        kept = list(dilations)[-len(ratios):] if from_end else list(dilations)[: len(ratios)]
+        draft.bind(parts[owner.name].ours, "dilations", kept, scope="/".join(owner.scope))
+
+
 def _noise_of_v1(draft: Draft, model: Named) -> None:
     """The first generator says whether it has noise by a switch, and builds the branch itself."""
     decoder = _need(draft.table, model, "decoder")
@@ -445,12 +572,7 @@ def _noise_of_v1(draft: Draft, model: Named) -> None:
 def _convolutions(draft: Draft, model: Named) -> None:
     """One style for all: bias, padding and normalisation, which must not differ between encoder and decoder."""
     table = draft.table
-    scopes = [_need(table, model, "decoder").scope]
-    encoder = _need(table, model, "encoder")
-    for parameter in ("encoder", "encoder_cls"):
-        network = table.get(encoder, parameter)
-        if isinstance(network, Named):
-            scopes.append(network.scope)
+    scopes = [_need(table, model, "decoder").scope, network(table).scope]
     style: dict[str, Any] = {}
     for ours, name, parameter, default in (
         ("bias", "cc.Conv1d", "bias", True),
@@ -466,6 +588,16 @@ def _convolutions(draft: Draft, model: Named) -> None:
     for ours, value in style.items():
         draft.bind(CONVOLUTIONS, ours, value)
     draft.bind(PQMF, "padding", style["padding"])
+
+
+def _quantization(draft: Draft, model: Named) -> int | None:
+    """From which batch on the run means to quantise."""
+    start = draft.table.get(model, "warmup_quantize")
+    if _need(draft.table, model, "encoder").name != "DiscreteEncoder":
+        draft.ignore("RAVE", {"warmup_quantize": "nothing is quantised in this model"})
+        return None
+    draft.state("QUANTIZE_FROM", NEVER)
+    return None if start in (MISSING, None) else max(0, int(start))
 
 
 def _training(draft: Draft, model: Named, players: tuple[Player, Player]) -> None:
@@ -539,8 +671,7 @@ def _weights(draft: Draft, model: Named) -> None:
     encoder = _need(table, model, "encoder")
     penalty = PENALTIES.get(encoder.name)
     if penalty is not None:
-        own = table.get(encoder, "beta")
-        weights[penalty] = factor("regularization") * (1.0 if own is MISSING else float(own))
+        weights[penalty] = factor("regularization") * _own_factor(table, encoder)
     else:
         used.add("regularization")
     weights["adversarial"] = factor("adversarial")
@@ -558,6 +689,15 @@ def _weights(draft: Draft, model: Named) -> None:
     for name in sorted(set(given) - used - {"audio_distance", "multiband_audio_distance"}):
         draft.notes.append(f"NOT TAKEN: the weight {name} = {given[name]!r}: no loss of this model has that name")
     _beta(draft, penalty)
+
+
+def _own_factor(table: Table, encoder: Named) -> float:
+    """The factor that a bottleneck itself puts on its penalty."""
+    own = table.get(encoder, "beta")
+    quantizer = table.get(encoder, "vq_cls")
+    if isinstance(quantizer, Named):
+        own = table.get(quantizer, "commitment_weight")
+    return 1.0 if own is MISSING else float(own)
 
 
 def _given_weights(draft: Draft, model: Named) -> tuple[dict[str, Any], bool]:
@@ -623,6 +763,6 @@ def _torch_defaults(draft: Draft) -> None:
 
 
 def _known() -> set[str]:
-    tables = (NOISES, NETWORKS, ENCODERS, DECODERS, SPECTRA, SPECTRAL_DISTANCES, DISTANCES, CONVNETS, DISCRIMINATORS,
+    tables = (ACTIVATIONS, ADAPTATIONS, RECURRENCES, QUANTIZERS, SPECTROGRAMS, NOISES, NETWORKS, ENCODERS, DECODERS, SPECTRA, SPECTRAL_DISTANCES, DISTANCES, CONVNETS, DISCRIMINATORS,
               BANKS, FEATURE_MATCHING)  # fmt: skip
     return {name for table in tables for name in table} | set(HELPERS) | set(GAMES)

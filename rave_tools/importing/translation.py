@@ -38,12 +38,14 @@ class Take:
         default: what the foreign class takes when nothing is bound; `MISSING` leaves ours at its own default.
         macro: the fact it states, so that the file says it once.
         table: values that are spelt otherwise here.
+        instead_of_none: what ours takes where the foreign class takes None.
     """
 
     ours: str
     default: Any = MISSING
     macro: str | None = None
     table: Mapping[Any, Any] | None = None
+    instead_of_none: Any = None
 
 
 @dataclass(frozen=True)
@@ -151,7 +153,10 @@ class Draft:
                 if value not in take.table:
                     raise self.refuse(owner, name, value, f"here it is one of {', '.join(map(str, take.table))}")
                 value = take.table[value]
-            self.bind(part.ours, take.ours, value, scope=scope, macro=take.macro)
+            if value is None and take.instead_of_none is not None:
+                self.bind(part.ours, take.ours, take.instead_of_none, scope=scope)
+            else:
+                self.bind(part.ours, take.ours, value, scope=scope, macro=take.macro)
         for name, slot in part.slots.items():
             value = self.table.get(owner, name)
             value = slot.default if value is MISSING else value

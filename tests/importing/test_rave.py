@@ -58,11 +58,12 @@ def test_the_sound_is_the_same(imported, name, monkeypatch):
     fixture, folder = imported(name)
     codec, _ = opening.open_codec(str(folder))
     latent = codec.encode(fixture["x"], deterministic=True).z
-    torch.testing.assert_close(latent, fixture["latent"], rtol=1e-5, atol=1e-5)
+    # Beside the latents, some decoders hear noise; the fixture has drawn it.
+    torch.testing.assert_close(latent, fixture["latent"][:, : latent.shape[1]], rtol=1e-5, atol=1e-5)
     if fixture["uniform"]:
         drawn = iter(fixture["uniform"])
         monkeypatch.setattr(torch, "rand_like", lambda like: next(drawn).reshape(like.shape))
-    torch.testing.assert_close(codec.decode(latent), fixture["audio"], rtol=0, atol=1e-5)
+    torch.testing.assert_close(codec.decode(fixture["latent"]), fixture["audio"], rtol=0, atol=1e-5)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -252,16 +253,23 @@ def with_weights(fixture, **weights):
 WRONG = {
     "unknown encoder": (
         lambda f: changed(f, "RAVE.encoder = @blocks.VariationalEncoder", "RAVE.encoder = @blocks.VariationalEncodr"),
-        "RAVE.encoder = @VariationalEncodr cannot be imported: that class is not known here; known are "
-        "VariationalEncoder",
+        "RAVE.encoder = @VariationalEncodr cannot be imported: no network is bound to it, or that class is not known "
+        "here; known are VariationalEncoder",
     ),
     "class of another package": (
         lambda f: changed(f, "GeneratorV2.noise_module = None", "GeneratorV2.noise_module = @mine.Breath"),
         "GeneratorV2.noise_module = @mine.Breath cannot be imported",
     ),
     "value without counterpart": (
-        lambda f: changed(f, "RAVE.spectrogram = None", "RAVE.spectrogram = @mine.Cochlea()"),
+        lambda f: changed(
+            changed(f, "RAVE.spectrogram = None", "RAVE.spectrogram = @mine.Cochlea()"), "input_mode = 'pqmf'",
+            "input_mode = 'mel'",
+        ),
         "RAVE.spectrogram = @mine.Cochlea() cannot be imported",
+    ),
+    "mode without counterpart": (
+        lambda f: changed(f, "input_mode = 'pqmf'", "input_mode = 'tarot'"),
+        "RAVE.input_mode = tarot cannot be imported: it is one of pqmf, mel, raw",
     ),
     "no gin": (lambda f: changed(f, "CAPACITY = 2", "CAPACITY = = 2"), "config.gin:"),
     "undefined macro": (lambda f: changed(f, "CAPACITY = 2", ""), "uses %CAPACITY, which it does not define"),
