@@ -20,6 +20,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+import cached_conv
 import gin
 import numpy as np
 import pytorch_lightning as pl
@@ -124,6 +125,14 @@ CASES = {
     "v1_of_2_1": Case(("v1.gin",), (*TINY, *ONE_SCALE), version="2.1"),
     "v2_of_2_2": Case(("v2.gin", "noise.gin"), (*V2, *SMALL_NOISE), version="2.2"),
 }  # fmt: skip
+
+EXPORTS = {
+    "v1": (Case(("v1.gin",), ("CAPACITY = 2", "LATENT_SIZE = 4", "RATIOS = [4, 2]", *ONE_SCALE)), False),
+    "v2_streaming": (Case(("v2.gin",), FEW), True),
+    "v2_stereo_streaming": (Case(("v2.gin", "noise.gin"), (*FEW, *SMALL_NOISE), channels=2), True),
+    "discrete_streaming": (Case(("discrete.gin",), (*FEW, *FEW_CODES), quantised=True), True),
+}
+"""Runs that are exported, and whether in streaming form."""
 
 
 def build(case: Case) -> rave.RAVE:
@@ -269,10 +278,7 @@ def make(name: str, folder: Path) -> dict[str, Any]:
             model.encoder.set_warmed_up(True)
             model.decoder.set_warmed_up(True)
         if case.quantised:
-            model.encoder.enabled = torch.tensor(1)
-            for layer in model.encoder.rvq.layers:
-                layer._codebook.inited.fill_(1)
-                layer._codebook.embed.normal_()
+            place_codes(model)
         steps = {"training_steps": 20 if case.phase_2 else 7}
         checkpoint = {"epoch": 0, "global_step": steps["training_steps"], "pytorch-lightning_version": pl.__version__,
                       "callbacks": {"WarmupCallback": steps}}  # fmt: skip
@@ -284,6 +290,46 @@ def make(name: str, folder: Path) -> dict[str, Any]:
     if name == "v2":
         out["continued"] = go_on(model, checkpoint, out["x"])
     return {**out, "checkpoint": checkpoint}
+
+
+def export(name: str, path: Path) -> None:
+    """The peer's own export of a model, as its command makes it."""
+    from scripts import export as command
+
+    torch.set_grad_enabled(True)  # which importing that command forbids
+    case, streaming = EXPORTS[name]
+    cached_conv.use_cached_conv(streaming)
+    cached_conv.MAX_BATCH_SIZE = 2  # rows of state in the file; the peer writes 64
+    model = build(case).eval()
+    enliven(model)
+    if case.quantised:
+        place_codes(model)
+    classes = {
+        "VariationalEncoder": command.VariationalScriptedRAVE,
+        "DiscreteEncoder": command.DiscreteScriptedRAVE,
+    }
+    with torch.no_grad():
+        for module in model.modules():
+            if hasattr(module, "weight_g"):
+                nn.utils.remove_weight_norm(module)
+        scripted = classes[type(model.encoder).__name__](pretrained=model)
+        scripted.decode(scripted.encode(torch.zeros(1, case.channels, 2**14)))
+        scripted.export_to_ts(str(path))
+
+
+def place_codes(model: rave.RAVE) -> None:
+    """Use the codebooks of a discrete model, which the peer itself never does."""
+    model.encoder.enabled = torch.tensor(1)
+    for layer in model.encoder.rvq.layers:
+        layer._codebook.inited.fill_(1)
+        layer._codebook.embed.normal_()
+
+
+def pack(content: bytes, path: Path) -> None:
+    """Compress and report."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(lzma.compress(content, preset=9))
+    sys.stdout.write(f"{path} {path.stat().st_size // 1024} KiB\n")
 
 
 def compact(value: Any) -> Any:
@@ -307,9 +353,12 @@ def main(folder: Path, *only: str) -> None:
             made = compact(make(name, Path(temporary)))
         stream = io.BytesIO()
         torch.save(made, stream)
-        path = folder / f"{name}.pt.xz"
-        path.write_bytes(lzma.compress(stream.getvalue(), preset=9))
-        sys.stdout.write(f"{path} {path.stat().st_size // 1024} KiB\n")
+        pack(stream.getvalue(), folder / f"{name}.pt.xz")
+    for name in EXPORTS:
+        if f"exports/{name}" in only or (not only and version.startswith("2.3") and pl.__version__ >= "2"):
+            with tempfile.TemporaryDirectory() as temporary:
+                export(name, Path(temporary) / "model.ts")
+                pack((Path(temporary) / "model.ts").read_bytes(), folder / "exports" / f"{name}.ts.xz")
 
 
 if __name__ == "__main__":
