@@ -23,8 +23,9 @@ def export(name: str, path: Path) -> None:
     import gin
     import rave
     import torch
-    from scripts import export as command
     from torch import nn
+
+    from scripts import export as command
 
     classes = {
         rave.blocks.VariationalEncoder: command.VariationalScriptedRAVE,

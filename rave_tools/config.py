@@ -36,7 +36,7 @@ from .config_values import (
 )
 from .errors import ConfigError, UserError
 
-__all__ = ["Config", "ConfigError", "differences", "load"]
+__all__ = ["Config", "ConfigError", "differences", "load", "statements"]
 
 
 def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | None = None,
@@ -63,6 +63,19 @@ def load(names: Sequence[str], overrides: Sequence[str] = (), *, text: str | Non
     config = Config(reader.bindings, reader.stages)
     config.check_macros()
     return config
+
+
+def statements(text: str, name: str) -> list[Statement]:
+    """What a gin text says, as plain data: nothing it names is imported, no name is resolved.
+
+    Args:
+        text: of any program's configuration.
+        name: what to call it in errors.
+
+    Raises:
+        ConfigError: the text is no gin; says where.
+    """
+    return list(_statements(text, name, "foreign"))
 
 
 class _Raw(config_parser.ParserDelegate):

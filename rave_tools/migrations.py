@@ -15,13 +15,19 @@ BINDING_RENAMES: Mapping[str, str] = {}
 MODULE_RENAMES: Mapping[str, str] = {}
 """Old module or class (``rave_tools.module``, ``rave_tools.module.Class``) -> new one."""
 
-RAVE_CODEC_PREFIXES = ("pqmf.", "encoder.", "decoder.")
+RAVE_CODEC_PREFIXES = ("pqmf.", "spectrogram.", "encoder.", "decoder.")
 RAVE_CODEC_BUFFERS = ("latent_pca", "latent_mean", "fidelity")
 RAVE_ADVERSARY_PREFIX = "discriminator."
 RAVE_DROPPED = {
     "warmed_up": "phases follow the step counter",
-    "receptive_field": "measured again from the model",
+    "receptive_field": "a fact of the checkpoint",
+    "enabled": "codes are in use from an update that the configuration names",
+    "gru_state": "nothing ever uses it",
+    **{f"{name}_{side}": "heard in a performance, no part of the model"
+       for name in ("mean", "std", "learn", "num_update") for side in "xy"},
 }
+"""Last part of a key -> why there is no such weight here."""
+RAVE_DISTANCES = ("audio_distance.", "multiband_audio_distance.")
 
 
 def rename_binding(name: str) -> str:
@@ -59,16 +65,21 @@ def from_acids_rave(state: Mapping[str, Any]) -> tuple[dict[str, Any], list[str]
         state: the ``state_dict`` of an acids-rave checkpoint.
 
     Returns:
-        The renamed weights, and one sentence for everything that was left out.
+        The renamed weights, and one sentence for everything that was left out. What is unknown keeps its name, so that
+        whoever loads it refuses it.
     """
     renamed: dict[str, Any] = {}
     dropped: list[str] = []
     for key, value in state.items():
-        if key.startswith(RAVE_CODEC_PREFIXES) or key in RAVE_CODEC_BUFFERS:
+        reason = RAVE_DROPPED.get(key.rpartition(".")[2])
+        if key.startswith(RAVE_DISTANCES) or (key.startswith(RAVE_ADVERSARY_PREFIX) and key.endswith(".window")):
+            reason = "follows from the configuration"
+        if reason is not None:
+            dropped.append(f"{key} is left out: {reason}")
+        elif key.startswith(RAVE_CODEC_PREFIXES) or key in RAVE_CODEC_BUFFERS:
             renamed[f"codec.{key}"] = value
         elif key.startswith(RAVE_ADVERSARY_PREFIX):
             renamed[f"adversary.{key}"] = value
         else:
-            reason = RAVE_DROPPED.get(key, "no counterpart here")
-            dropped.append(f"{key} is left out: {reason}")
+            renamed[key] = value
     return renamed, dropped

@@ -222,10 +222,10 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     try:
         content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:
-        if isinstance(error, pickle.UnpicklingError) and _begins_as_torch(path):
+        if isinstance(error, pickle.UnpicklingError) and begins_as_torch(path):
             raise RunError(f"{path} holds Python objects and is not opened, for they could run code; "
                            "rave_tools writes checkpoints of tensors and plain values only.") from error
-        raise RunError(f"{path} is damaged ({_damage(path)}).{_good_one_beside(path)}") from error
+        raise RunError(f"{path} is damaged ({damage(path)}).{_good_one_beside(path)}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is no checkpoint of rave_tools: it holds one {type(content).__name__}.")
     return content
@@ -318,17 +318,18 @@ def _reason(error: OSError) -> str:
     return error.strerror or str(error)
 
 
-def _damage(path: Path) -> str:
+def damage(path: Path) -> str:
+    """In what way a file that torch cannot read is no whole checkpoint, in words."""
     try:
         size = path.stat().st_size
     except OSError as error:
         return _reason(error)
     if size == 0:
         return "it is empty"
-    return f"truncated at {size} bytes" if _begins_as_torch(path) else "it is no torch archive"
+    return f"truncated at {size} bytes" if begins_as_torch(path) else "it is no torch archive"
 
 
-def _begins_as_torch(path: Path) -> bool:
+def begins_as_torch(path: Path) -> bool:
     """True when the first bytes are a zip archive's, torch's format since 1.6."""
     with path.open("rb") as stream:
         return stream.read(2) == b"PK"

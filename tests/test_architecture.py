@@ -17,7 +17,7 @@ ROOT = Path(__file__).resolve().parent.parent / PACKAGE
 FLOORS = {
     "cli": 6,
     "training": 5,
-    "inference": 4, "export": 4, "factory": 4,
+    "inference": 4, "export": 4, "factory": 4, "importing": 4,
     "codec": 3, "generative": 3, "criteria": 3,
     "nn": 2, "data": 2,
     "dsp": 1, "contracts": 1, "runs": 1, "config": 1, "migrations": 1, "errors": 1, "findings": 1,

@@ -149,11 +149,12 @@ def test_every_start_is_written_down(run: runs.RunDirectory) -> None:
 
 def test_weights_of_acids_rave_find_their_places() -> None:
     state = {"pqmf.hk": 1, "encoder.encoder.net.0.weight_g": 2, "decoder.net.0.bias": 3, "latent_pca": 4,
-             "discriminator.discriminators.0.x": 5, "warmed_up": 6, "receptive_field": 7, "odd": 8}
+             "discriminator.discriminators.0.x": 5, "encoder.warmed_up": 6, "receptive_field": 7, "odd": 8,
+             "audio_distance.multiscale_stft.mel_scales.0.mel": 9, "discriminator.specs.0.window": 10}
     renamed, dropped = migrations.from_acids_rave(state)
     assert renamed == {"codec.pqmf.hk": 1, "codec.encoder.encoder.net.0.weight_g": 2, "codec.decoder.net.0.bias": 3,
-                       "codec.latent_pca": 4, "adversary.discriminator.discriminators.0.x": 5}
-    assert [line.split()[0] for line in dropped] == ["warmed_up", "receptive_field", "odd"]
+                       "codec.latent_pca": 4, "adversary.discriminator.discriminators.0.x": 5, "odd": 8}
+    assert [line.split()[0] for line in dropped] == ["encoder.warmed_up", "receptive_field", *list(state)[-2:]]
 
 
 def test_renames_reach_inside_modules(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,9 @@ from .. import __version__
 from ..errors import UserError
 from . import usage
 
-COMMANDS = ("preprocess", "train", "export", "generate", "doctor", "configs", "demo")
+COMMANDS = ("preprocess", "train", "export", "generate", "import", "doctor", "configs", "demo")
+MODULES = {"import": "import_run"}
+"""Commands whose name is no name for a module."""
 
 EXIT_ERROR, EXIT_USAGE, EXIT_INTERRUPTED, EXIT_PIPE = 1, 2, 130, 141
 
@@ -48,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def load_command(name: str) -> ModuleType:
     """The module of a subcommand: HELP, define(flags), run(flags), and ARGUMENTS if it takes words without a flag."""
-    return importlib.import_module(f".{name}", __package__)
+    return importlib.import_module(f".{MODULES.get(name, name)}", __package__)
 
 
 def _dispatch(words: list[str]) -> int:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from ..generative.latent_prior import LatentPrior
     from ..runs import OpenedRun
 
+NEVER = 1 << 30
+
 
 def open_codec(path: str, *, which: str = "last", ema: bool = False) -> tuple["Autoencoder", "OpenedRun"]:
     """Rebuild a run's codec and load its weights.
@@ -37,6 +39,7 @@ def open_codec(path: str, *, which: str = "last", ema: bool = False) -> tuple["A
     except RuntimeError as error:
         detail = " ".join(str(error).split())
         raise UserError(f"the weights in {opened.path} do not fit the configuration beside them: {detail}") from error
+    _silence_unlearnt_noise(codec, int(opened.facts.get("phase", 2)))
     return codec.eval(), opened
 
 
@@ -88,6 +91,11 @@ def open_prior(
             f"{difference:.0%} of their size; train a prior on this one with rave_tools train --model"
         )
     return prior.eval(), opened
+def _silence_unlearnt_noise(codec: "Autoencoder", phase: int) -> None:
+    """The noise branch of RAVE v1 learns from the second phase on; a run that is not there yet is heard without it."""
+    decoder = getattr(codec, "decoder", None)
+    if getattr(decoder, "noise_from_phase", phase) > phase:
+        decoder.noise_from_phase = NEVER
 
 
 def run_name(path: Path) -> str:

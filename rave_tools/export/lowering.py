@@ -21,6 +21,9 @@ from rave_tools.nn.conv import Conv1d, ConvTranspose1d
 from rave_tools.nn.residual import Chain
 from rave_tools.nn.streaming import Delay
 
+LAST_PHASE = 2
+"""Of training: that in which a model is heard."""
+
 
 @dataclass(frozen=True)
 class Wire:
@@ -425,7 +428,7 @@ def lower_generator_v1(generator: GeneratorV1, wire: Wire, builder: Builder) -> 
         engine.ADD, builder.fixed(engine.MULTIPLY, amplitude, torch.tensor(2.0)), torch.tensor(1e-7)
     )
     bands = builder.binary(engine.MULTIPLY, bands, amplitude)
-    for branch in noise:
+    for branch in noise if generator.noise_from_phase <= LAST_PHASE else []:
         bands = builder.binary(engine.ADD, bands, branch)
     return bands
 

@@ -119,7 +119,7 @@ class Fails(Toy):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.mode[0] == 1:
             raise ValueError("on purpose")
-        elif self.mode[0] == 2:
+        if self.mode[0] == 2:
             return x[..., 1:]
         elif self.mode[0] == 3:
             return x * math.nan
