@@ -98,11 +98,15 @@ def install(environment: Path, *words: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def clean_environment() -> dict[str, str]:
+    """Variables without those that would show Python this checkout."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+
+
 def typed(environment: Path, folder: Path, *words: str) -> str:
     """Run the installed command in a folder that knows nothing of the checkout."""
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
     done = subprocess.run([str(bin_of(environment) / "rave_tools"), *words], cwd=folder, capture_output=True, text=True,
-                          env=clean)
+                          env=clean_environment())
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -110,7 +114,7 @@ def typed(environment: Path, folder: Path, *words: str) -> str:
 def where(environment: Path, folder: Path) -> Path:
     code = "import rave_tools.config_files as f; print(f.shipped_folder())"
     done = subprocess.run([str(bin_of(environment) / "python"), "-c", code], cwd=folder, capture_output=True, text=True,
-                          check=True)
+                          env=clean_environment(), check=True)
     return Path(done.stdout.strip())
 
 

@@ -58,9 +58,12 @@ def test_mean_difference(losses: dict, norm: str, relative: bool) -> None:
 
 
 def test_audio_distance(losses: dict) -> None:
-    check(losses, "audio_distance", multiresolution.AudioDistanceV1(multiresolution.MultiScaleSTFT(SCALES)))
+    # The gradient of a logarithm magnifies rounding in near-silent bins, and processors round their transforms
+    # differently: the values are equal, some hundred of 10,000 gradients differ by thousandths.
+    distance = multiresolution.AudioDistanceV1(multiresolution.MultiScaleSTFT(SCALES))
+    check(losses, "audio_distance", distance, tolerance=5e-3)
+    # Here the window is scaled before the transform, there after it.
     stft = partial(multiresolution.MultiScaleSTFT, SCALES, normalized=True)
-    # the window is scaled before the transform here, after it there: logarithms of near-silent bins magnify rounding
     check(losses, "audio_distance_normalized", multiresolution.AudioDistanceV1(stft, log_epsilon=1e-5), tolerance=2e-3)
 
 
