@@ -50,7 +50,10 @@ setup(
     python_requires=">=3.10",
     packages=[*find_packages(include=["rave_tools", "rave_tools.*"]), "rave_tools.configs"],
     package_dir={"rave_tools.configs": "configs"},
-    package_data={"rave_tools.configs": ["*.gin", "**/*.gin"], "rave_tools": ["py.typed", "training/reference_curves.json"]},
+    package_data={
+        "rave_tools.configs": ["*.gin", "**/*.gin"],
+        "rave_tools": ["py.typed", "training/reference_curves.json"],
+    },
     install_requires=REQUIRED,
     extras_require=EXTRAS,
     entry_points={"console_scripts": ["rave_tools = rave_tools.cli.main:main"]},

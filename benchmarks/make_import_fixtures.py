@@ -13,7 +13,7 @@ import lzma
 import math
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import metadata
@@ -110,7 +110,11 @@ CASES = {
     "v2_adain_snake": Case(("v2.gin", "adain.gin", "snake.gin", "noise.gin"), (*FEW, *SMALL_NOISE)),
     "v2_spectral_discriminator": Case(
         ("v2.gin", "spectral_discriminator.gin"),
-        (*FEW, "discriminator.EncodecConvNet.capacity = 2", "discriminator.MultiScaleSpectralDiscriminator.scales = [64]"),
+        (
+            *FEW,
+            "discriminator.EncodecConvNet.capacity = 2",
+            "discriminator.MultiScaleSpectralDiscriminator.scales = [64]",
+        ),
     ),
     "wasserstein": Case(("v2.gin", "wasserstein.gin"), (*FEW, "NOISE_AUGMENTATION = 2"), batches=2),
     "spherical": Case(("v2.gin", "spherical.gin"), FEW),
@@ -118,7 +122,9 @@ CASES = {
     "discrete_quantised": Case(("discrete.gin",), (*FEW, *FEW_CODES), quantised=True),
     "raspberry": Case(("raspberry.gin",), ("CAPACITY = 2", "LATENT_SIZE = 4", "RATIOS = [4, 2]", *ONE_SCALE)),
     "hybrid": Case(("v2.gin", "hybrid.gin"), (*FEW, "N_MELS = 8", "N_FFT = 512")),
-    "hybrid_causal_stereo": Case(("v2.gin", "hybrid.gin", "causal.gin"), (*FEW, "N_MELS = 8", "N_FFT = 512"), channels=2),
+    "hybrid_causal_stereo": Case(
+        ("v2.gin", "hybrid.gin", "causal.gin"), (*FEW, "N_MELS = 8", "N_FFT = 512"), channels=2
+    ),
     "v2_nopqmf": Case(("v2_nopqmf.gin",), (*V2, "DILATIONS = [[1], [1], [3], [1, 3]]")),
     "v2_with_augs": Case(("v2_with_augs.gin",), (*FEW, "N_MELS = 8", "N_FFT = 512")),
     "v2_of_2_1": Case(("v2.gin",), V2, version="2.1"),
@@ -346,7 +352,8 @@ def main(folder: Path, *only: str) -> None:
     torch.set_num_threads(1)
     version = metadata.version("acids-rave") if not hasattr(rave, "__version__") else rave.__version__
     for name, case in CASES.items():
-        wanted = name in only if only else (version.startswith(case.version) and int(pl.__version__[0]) == case.lightning)
+        mine = version.startswith(case.version) and int(pl.__version__[0]) == case.lightning
+        wanted = name in only if only else mine
         if not wanted:
             continue
         with tempfile.TemporaryDirectory() as temporary:

@@ -85,7 +85,8 @@ def lines_of(imported: "Imported", wrapper: Any, made: dict[str, Any]) -> Sequen
     ]
     players = ("generator", "discriminator")
     for index, (player, optimizer) in enumerate(zip(players, made["optimizer_states"], strict=False)):
-        state = f"goes on with the moments of {len(optimizer['state'])} weights" if optimizer["state"] else "starts fresh"
+        moments = len(optimizer["state"])
+        state = f"goes on with the moments of {moments} weights" if moments else "starts fresh"
         if not optimizer["state"] and index < len(imported.optimizers) and imported.optimizers[index] is not None:
             state = "has made no update yet"
         lines.append(f"optimiser of the {player}: {state}")

@@ -117,8 +117,8 @@ class Autoencoder(nn.Module, Streamable):
         """Samples to the left and to the right of an output sample that can change it, measured by its gradient.
 
         Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop
-        further. A recurrent layer remembers for ever: what the output holds of a sample is left out once it is a millionth
-        of what it holds of the strongest.
+        further. A recurrent layer remembers for ever: what the output holds of a sample is left out once it is a
+        millionth of what it holds of the strongest.
 
         Args:
             recurrence: whether what recurrent layers remember counts; it depends on the weights, the rest does not.

@@ -87,7 +87,11 @@ def _states(order: Sequence[str], saved: Mapping[str, Mapping[str, Any]] | None)
     return {
         position: {
             "step": torch.as_tensor(float(saved[name]["step"])),
-            **{key: value.detach().clone() for key, value in saved[name].items() if isinstance(value, Tensor) and key != "step"},
+            **{
+                key: value.detach().clone()
+                for key, value in saved[name].items()
+                if isinstance(value, Tensor) and key != "step"
+            },
         }
         for position, name in enumerate(order)
         if name in saved

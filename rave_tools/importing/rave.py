@@ -195,7 +195,8 @@ def _optimizer_states(content: Mapping[Any, Any]) -> list[_Adam]:
             return []
         order = list(groups[0].get("params", []))
         places = {key: index for index, key in enumerate(order)}
-        if any(key not in places or not {"step", "exp_avg", "exp_avg_sq"} <= set(state) for key, state in states.items()):
+        needed = {"step", "exp_avg", "exp_avg_sq"}
+        if any(key not in places or not needed <= set(state) for key, state in states.items()):
             return []
         made.append(_Adam(groups[0], {places[key]: state for key, state in states.items()}))
     return made

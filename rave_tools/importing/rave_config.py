@@ -422,8 +422,8 @@ def network(table: Table) -> Named:
             if isinstance(inner, Named):
                 return inner
     raise ConfigError(
-        f"{table.origin}: RAVE.encoder = {encoder!s} cannot be imported: no network is bound to it, or that class is not "
-        f"known here; known are {', '.join(ENCODERS)}"
+        f"{table.origin}: RAVE.encoder = {encoder!s} cannot be imported: no network is bound to it, or that class is "
+        f"not known here; known are {', '.join(ENCODERS)}"
     )
 
 
@@ -507,7 +507,8 @@ def _modes(draft: Draft, model: Named) -> None:
     spectrogram = value("spectrogram", None)
     if value("is_mel_input", None) is not None:
         heard = "mel"
-    for parameter, mode, allowed in (("input_mode", heard, ("pqmf", "mel", "raw")), ("output_mode", made, ("pqmf", "raw"))):
+    modes = (("input_mode", heard, ("pqmf", "mel", "raw")), ("output_mode", made, ("pqmf", "raw")))
+    for parameter, mode, allowed in modes:
         if mode not in allowed:
             raise draft.refuse(model, parameter, mode, f"it is one of {', '.join(allowed)}")
         draft.bind(RAVE, parameter, mode)
@@ -763,6 +764,6 @@ def _torch_defaults(draft: Draft) -> None:
 
 
 def _known() -> set[str]:
-    tables = (ACTIVATIONS, ADAPTATIONS, RECURRENCES, QUANTIZERS, SPECTROGRAMS, NOISES, NETWORKS, ENCODERS, DECODERS, SPECTRA, SPECTRAL_DISTANCES, DISTANCES, CONVNETS, DISCRIMINATORS,
-              BANKS, FEATURE_MATCHING)  # fmt: skip
+    tables = (ACTIVATIONS, ADAPTATIONS, RECURRENCES, QUANTIZERS, SPECTROGRAMS, NOISES, NETWORKS, ENCODERS, DECODERS)
+    tables += (SPECTRA, SPECTRAL_DISTANCES, DISTANCES, CONVNETS, DISCRIMINATORS, BANKS, FEATURE_MATCHING)
     return {name for table in tables for name in table} | set(HELPERS) | set(GAMES)

@@ -116,9 +116,8 @@ class Draft:
 
     def bind(self, target: str, parameter: str, value: Any, *, scope: str = "", macro: str | None = None) -> None:
         """A parameter of ours; as a reference to a macro where that says the same, or says nothing yet."""
-        if macro is not None:
-            if self.macros.setdefault(macro, value) == value:
-                value = Macro(macro)
+        if macro is not None and self.macros.setdefault(macro, value) == value:
+            value = Macro(macro)
         self.bindings[(scope, target, parameter)] = value
 
     def refuse(self, owner: Named, parameter: str, value: Any, reason: str) -> ConfigError:

@@ -224,12 +224,14 @@ def test_angles_equal_the_peers(peer):
 
 
 def test_angles_round_trip_and_survive_poles():
-    directions = torch.cat([nn.functional.normalize(torch.randn(1, 5, 40), dim=1), torch.eye(5)[None], -torch.eye(5)[None]], -1)
+    anywhere = nn.functional.normalize(torch.randn(1, 5, 40), dim=1)
+    directions = torch.cat([anywhere, torch.eye(5)[None], -torch.eye(5)[None]], -1)
     angles = direction_to_angles(directions)
     assert angles.abs().max() <= 1
     torch.testing.assert_close(angles_to_direction(angles), directions, rtol=0, atol=2e-6)
     # The last angle goes round, the others stop at the pole.
-    torch.testing.assert_close(angles_to_direction(angles + torch.tensor([0, 0, 0, 2.0])[None, :, None]), directions, rtol=0, atol=1e-5)
+    turned = angles_to_direction(angles + torch.tensor([0, 0, 0, 2.0])[None, :, None])
+    torch.testing.assert_close(turned, directions, rtol=0, atol=1e-5)
 
 
 def test_a_sphere_has_a_place_for_silence():

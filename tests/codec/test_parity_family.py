@@ -1,4 +1,4 @@
-"""Every model and bottleneck of RAVE, built from the shipped .gin files, equals acids-rave 2.3.1 with the same weights."""
+"""Every model and bottleneck of RAVE, built from a shipped .gin file, equals acids-rave 2.3.1 on the same weights."""
 
 from pathlib import Path
 
@@ -24,8 +24,8 @@ FAMILY = {
     "spherical": (["v2", "spherical"], []),
 }
 
-# Where acids-rave has a place for what is no weight here: phases and quantisation follow the step counter, the receptive
-# field is measured, statistics and states belong to a performance.
+# Where acids-rave has a place for what is no weight here: phases and quantisation follow the step counter, the
+# receptive field is measured, statistics and states belong to a performance.
 NO_WEIGHTS = ("warmed_up", "receptive_field", "enabled", "gru_state")
 OTHERS = ("discriminator.", "audio_distance.", "multiband_audio_distance.")
 

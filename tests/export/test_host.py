@@ -1,4 +1,4 @@
-"""Files in a real host: the C++ block host of tests/host/ plays them as nn~ does, on threads, in blocks, from outside of Python."""
+"""Files in a real host: the C++ block host of tests/host/ plays them as nn~ does, in blocks, on threads."""
 
 import json
 import math
@@ -66,7 +66,7 @@ def small(tmp_path_factory):
     return export(small_codec(noise=True), path, options=ExportOptions(), time_it=False)
 
 
-# ------------------------------------------------------------------------------------------------ the host itself, on toys
+# ------------------------------------------------------------------------------------------ the host itself, on toys
 
 
 class Toy(torch.nn.Module):

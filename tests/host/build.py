@@ -2,8 +2,8 @@
 
     python tests/host/build.py [--torch FOLDER_OF_THE_TORCH_PACKAGE] [--into FOLDER]
 
-The executable is kept in ``tests/host/build/`` (not in git) under a name that hashes everything it depends on. ``--torch`` names the
-``torch`` folder of another wheel, so that one file can be tried on several versions of libtorch.
+The executable is kept in ``tests/host/build/`` (not in git) under a name that hashes everything it depends on.
+``--torch`` names the ``torch`` folder of another wheel, so that one file can be tried on several versions of libtorch.
 """
 
 import argparse

@@ -112,7 +112,8 @@ def test_optimisers_go_on_by_name(imported):
         saved = opened.extra["optimizer_states"][0]["state"][position]
         key = names[id(parameter)].removeprefix("codec.")
         expected = fixture["checkpoint"]["optimizer_states"][0]["state"][theirs.index(key)]
-        assert torch.equal(saved["exp_avg"], expected["exp_avg"]) and torch.equal(saved["exp_avg_sq"], expected["exp_avg_sq"])
+        for moment in ("exp_avg", "exp_avg_sq"):
+            assert torch.equal(saved[moment], expected[moment])
         assert float(saved["step"]) == float(expected["step"]) == (4 if key.startswith("encoder.") else 7)
 
 
@@ -177,7 +178,8 @@ def test_other_numbers_arrive(imported):
     wrapper = effective(folder).build_argument(training.train, "wrapper")
     codec = wrapper.codec
     assert (codec.sample_rate, codec.bands, codec.hop) == (48000, 8, 128)
-    assert codec.decoder.net[0].weight_v.shape == (3 * 8, 4, 3) and codec.encoder.encoder.net[0].weight_v.shape[-1] == 11
+    assert codec.decoder.net[0].weight_v.shape == (3 * 8, 4, 3)
+    assert codec.encoder.encoder.net[0].weight_v.shape[-1] == 11
     assert wrapper.adversary.discriminator_loss(torch.zeros(1), torch.zeros(1)) == 1  # least squares; hinge gives 2
     assert codec.decoder.net[0].bias is not None
 
@@ -208,7 +210,8 @@ def sounds(tmp_path_factory):
     folder = tmp_path_factory.mktemp("sounds")
     time = np.arange(44100) / 44100
     for number in range(4):
-        soundfile.write(folder / f"{number}.wav", (0.3 * np.sin(2 * np.pi * 110 * (number + 1) * time)).astype("f4"), 44100)
+        tone = 0.3 * np.sin(2 * np.pi * 110 * (number + 1) * time)
+        soundfile.write(folder / f"{number}.wav", tone.astype("f4"), 44100)
     return folder
 
 
@@ -273,7 +276,10 @@ WRONG = {
     ),
     "no gin": (lambda f: changed(f, "CAPACITY = 2", "CAPACITY = = 2"), "config.gin:"),
     "undefined macro": (lambda f: changed(f, "CAPACITY = 2", ""), "uses %CAPACITY, which it does not define"),
-    "includes": (lambda f: changed(f, "CAPACITY = 2", "include 'configs/v1.gin'"), "includes configs/v1.gin"),
+    "includes": (
+        lambda f: changed(f, "CAPACITY = 2", "include 'configs/v1.gin'"),
+        "includes configs/v1.gin",
+    ),
     "another program": (lambda f: {**f, "config": "Encoder.width = 3\n"}, "it is no configuration of an acids-rave model"),
     "another capacity": (
         lambda f: changed(f, "CAPACITY = 2", "CAPACITY = 3"),

@@ -45,7 +45,8 @@ def chord(channels, length):
 def test_what_a_file_says_about_itself_is_understood(exported, name):
     machine = machine_of_file(exported(name))
     streaming, channels, hop = FACTS[name]
-    assert (machine.streaming, machine.channels, machine.out_channels, machine.hop) == (streaming, channels, channels, hop)
+    assert (machine.streaming, machine.hop) == (streaming, hop)
+    assert (machine.channels, machine.out_channels) == (channels, channels)
     assert machine.sample_rate == 44100 and machine.latency is None and machine.unit == hop
 
 

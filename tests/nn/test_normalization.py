@@ -1,4 +1,4 @@
-"""Adaptive instance normalisation: statistics of what was heard, whatever the blocks; equal to acids-rave's transfer."""
+"""Adaptive instance normalisation: statistics of what was heard, whatever the blocks; as in acids-rave."""
 
 from pathlib import Path
 

@@ -14,8 +14,8 @@ class DiscreteEncoder(Bottleneck):
 
     When quantisation begins is a function of the generator's updates: at ``quantize_from`` the codebooks are placed by
     k-means, and from then on they are in use and follow their vectors in every update of the encoder. (acids-rave means
-    to begin with the first batch, but the hook that should do so is misspelt and never runs: its ``discrete`` trains and
-    plays continuous latents.) The penalty ``commitment`` is zero before.
+    to begin with the first batch, but the hook that should do so is misspelt and never runs: its ``discrete`` trains
+    and plays continuous latents.) The penalty ``commitment`` is zero before.
 
     Args:
         encoder: network with ``n_out = 1``.

@@ -267,8 +267,8 @@ class ResidualVectorQuantization(nn.Module):
             learn: whether the codebooks move.
 
         Returns:
-            Quantised latents whose gradient goes straight through (B, D, N); codes (B, K, N); the commitment, summed over
-            codebooks.
+            Quantised latents whose gradient goes straight through (B, D, N); codes (B, K, N); the commitment, summed
+            over codebooks.
         """
         rows, _, frames = z.shape
         vectors = z.transpose(1, 2).reshape(rows * frames, self.dim)
