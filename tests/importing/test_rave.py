@@ -280,7 +280,10 @@ WRONG = {
         lambda f: changed(f, "CAPACITY = 2", "include 'configs/v1.gin'"),
         "includes configs/v1.gin",
     ),
-    "another program": (lambda f: {**f, "config": "Encoder.width = 3\n"}, "it is no configuration of an acids-rave model"),
+    "another program": (
+        lambda f: {**f, "config": "Encoder.width = 3\n"},
+        "it is no configuration of an acids-rave model",
+    ),
     "another capacity": (
         lambda f: changed(f, "CAPACITY = 2", "CAPACITY = 3"),
         "do not fit the model that its configuration describes: codec.encoder.encoder.net.0.weight_g is (2, 1, 1) "
