@@ -134,12 +134,10 @@ class CodeControls(nn.Module):
     def hidden(self, controls: Tensor) -> Tensor:
         """Codes, rounded and clamped, to what the decoder hears: (B, L, N) -> (B, decoder_size, N), any 1 <= L <= K."""
         controls = torch.nan_to_num(controls, 0.0, 0.0, 0.0)
-        codes = controls.round().clamp(0, self.tables.shape[1] - 1).long()
-        z = torch.zeros(
-            controls.shape[0], controls.shape[2], self.tables.shape[2], dtype=self.tables.dtype, device=controls.device
-        )
-        for k in range(min(codes.shape[1], self.full_size)):
-            z = z + F.embedding(codes[:, k], self.tables[k])
+        used, size = min(controls.shape[1], self.full_size), self.tables.shape[1]
+        codes = controls[:, :used].round().clamp(0, size - 1).long()
+        starts = size * torch.arange(used, device=codes.device).reshape(1, used, 1)
+        z = F.embedding(codes + starts, self.tables.flatten(0, 1)).sum(1)
         return beside_noise(z.transpose(1, 2), self.noise_augmentation, self.temperature)
 
 

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rave_tools.export.step import Step
 
 COPY, MATMUL, LEAKY_RELU, ADD, MULTIPLY, SIGMOID, TANH, SINE, POWER, CLEAN, SIGNS, CALL, PACKED = range(13)
-SOFTPLUS, NORMAL, UNIFORM, KNOB, SUM, ADAPT = range(13, 19)
+SOFTPLUS, NORMAL, UNIFORM, KNOB, SUM, ADAPT, BEST, LOOK_UP, SUBTRACT = range(13, 22)
 """Instructions; ``Engine.forward`` carries them out."""
 
 ALWAYS, ONE_ROW, SEVERAL_ROWS = range(3)
@@ -179,6 +179,7 @@ class Engine(nn.Module):
         self.adaptive = ADAPT in self.program_codes
         self.adapting = False
         nothing = torch.zeros(0)
+        self.nothing = torch.zeros(0, dtype=torch.int64)
         self.inlet, self.outlet = nothing, nothing
         self.codes, self.counts, self.values = [0], [0], [0.0]
         self.firsts, self.seconds, self.outs = [nothing], [nothing], [nothing]
@@ -233,6 +234,9 @@ class Engine(nn.Module):
                     operands[k].append(views[number] if number >= 0 else self.constants[-1 - number])
                 if code == 1 and self.products.serves(operands[0][-1].shape[0], count == 1):
                     code, count = 12, self.products.place(self.program_operands[i][1], operands[1][-1])
+                if code == 20:
+                    # The matrix of a codebook, (D, S), as a table.
+                    operands[0][-1] = operands[0][-1].t()
                 codes.append(code)
                 counts.append(count)
                 values.append(self.program_values[i])
@@ -264,7 +268,7 @@ class Engine(nn.Module):
             # Behind temperature and noise lie the switches.
             self.adapting = bool((knobs[2:] != 0).any())
         self.inlet.copy_(x)
-        codes, firsts, seconds, outs = self.codes, self.firsts, self.seconds, self.outs
+        codes, firsts, seconds, outs, best = self.codes, self.firsts, self.seconds, self.outs, self.nothing
         for i in range(len(codes)):
             code, a, out = codes[i], firsts[i], outs[i]
             if code == 0:
@@ -306,6 +310,14 @@ class Engine(nn.Module):
                 torch.mul(a, knobs[self.counts[i]], out=out)
             elif code == 17:
                 torch.sum(a, [1], out=out)
+            elif code == 19:
+                best = torch.argmax(a, 1)
+                out.copy_(best)
+            elif code == 20:
+                # What the last BEST has chosen.
+                torch.index_select(a, 0, best, out=out)
+            elif code == 21:
+                torch.sub(a, seconds[i], out=out)
             elif code == 18 and not self.adapting:
                 # Statistics that nobody has learned change nothing.
                 out.copy_(a)

@@ -9,9 +9,11 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rave_tools.codec.bottlenecks.discrete import DiscreteEncoder
+from rave_tools.codec.bottlenecks.quantization import ResidualVectorQuantization
 from rave_tools.codec.bottlenecks.variational import VariationalEncoder
 from rave_tools.codec.bottlenecks.wasserstein import WasserteinEncoder
-from rave_tools.codec.controls import PrincipalControls
+from rave_tools.codec.controls import CodeControls, PrincipalControls
 from rave_tools.codec.nets.rave import GeneratorV1, GeneratorV2
 from rave_tools.codec.pretransforms.pqmf import SpectralFlip
 from rave_tools.export import engine
@@ -484,17 +486,40 @@ def lower_noise_synthesis(synthesis: NoiseSynthesis, wire: Wire, builder: Builde
     return audio
 
 
+def lower_codes(quantizer: ResidualVectorQuantization, size: int, wire: Wire, builder: Builder) -> Wire:
+    """Residual quantisation: the nearest code has the largest x e - |e|^2 / 2."""
+    frames = builder.rate(wire)
+    codes = builder.signal(frames, size)
+    rest = wire
+    for k, codebook in enumerate(quantizer.tables()[:size]):
+        vectors = builder.view(rest, Dim(frames, builder.full_width(rest), HOPS + ROWS), Dim(rest.width, 1))
+        matrix = builder.constant(codebook.contiguous().t())
+        offset = builder.constant(-codebook.square().sum(1).reshape(1, -1) / 2)
+        room = builder.signal(frames, codebook.shape[0])
+        scores = builder.view(room, Dim(frames, room.width, HOPS + ROWS), Dim(room.width, 1))
+        builder.product(vectors, matrix, offset, scores, frames, when=ALWAYS, exact=True)
+        best = builder.view(codes.channels(k, 1), Dim(frames, size, HOPS + ROWS))
+        builder.instruct(engine.BEST, scores, scores, best)
+        if k < size - 1:
+            chosen = builder.signal(frames, rest.width)
+            answer = builder.view(chosen, Dim(frames, rest.width, HOPS + ROWS), Dim(rest.width, 1))
+            builder.instruct(engine.LOOK_UP, matrix, best, answer)
+            rest = builder.binary(engine.SUBTRACT, rest, chosen)
+    return codes
+
+
 def lower_posterior(posterior: Posterior, wire: Wire, builder: Builder) -> Wire:
-    """A draw from a Gaussian, or what a network says, on principal axes."""
-    controls = posterior.controls
-    gaussian = isinstance(posterior.bottleneck, VariationalEncoder)
-    plain = isinstance(posterior.bottleneck, WasserteinEncoder)
-    if not isinstance(controls, PrincipalControls) or not (gaussian or plain):
+    """A draw from a Gaussian, or what a network says, on principal axes; codes."""
+    controls, bottleneck = posterior.controls, posterior.bottleneck
+    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls):
+        return lower_codes(bottleneck.rvq, controls.size, wire, builder)
+    gaussian = isinstance(bottleneck, VariationalEncoder)
+    if not isinstance(controls, PrincipalControls) or not (gaussian or isinstance(bottleneck, WasserteinEncoder)):
         return builder.call(posterior, wire)
     if gaussian:
         width = wire.width // 2
         deviation = builder.unary(engine.SOFTPLUS, wire.channels(width, width))
-        deviation = builder.fixed(engine.ADD, deviation, torch.tensor(posterior.bottleneck.minimum_std))
+        deviation = builder.fixed(engine.ADD, deviation, torch.tensor(bottleneck.minimum_std))
         noise = builder.signal(builder.rate(wire), width)
         block = builder.block(noise)
         builder.instruct(engine.NORMAL, block, block, block)
