@@ -82,8 +82,8 @@ def latency_report(codec: nn.Module) -> str:
         return f"Latency: unknown, it does not stream: {' '.join(str(error).split())}"
     milliseconds = 1000 / codec.sample_rate
     return (
-        f"Latency: {info.latency * milliseconds:.1f} ms ({info.latency} samples) when streaming; the host's block comes "
-        f"on top, of at least {codec.hop} samples = {codec.hop * milliseconds:.1f} ms"
+        f"Latency: {info.latency * milliseconds:.1f} ms ({info.latency} samples) when streaming; the host's block "
+        f"comes on top, of at least {codec.hop} samples = {codec.hop * milliseconds:.1f} ms"
     )
 
 

@@ -123,3 +123,16 @@ def test_check_of_a_persons_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "mine.gin").write_text("# Mine.\ninclude 'v2_small'\nCAPACITY = 4\nSAMPLNG_RATE = 48000\n")
     assert main(["configs", "check", "mine"]) == 1
     assert "SAMPLNG_RATE (mine.gin:4). Did you mean SAMPLING_RATE?" in capsys.readouterr().err
+
+
+def test_show_says_how_late_the_codec_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs", "show", "brave", "--override", "CAPACITY = 4", "--nodefaults"]) == 0
+    text = capsys.readouterr().out
+    codec = config.load(["brave"], SMALL).build("CODEC")
+    _, info = codec.streaming()
+    line = next(line for line in text.splitlines() if "Latency" in line)
+    assert line.startswith(f"# Latency: {1000 * info.latency / codec.sample_rate:.1f} ms ({info.latency} samples)")
+    assert main(["configs", "show", "causal"]) == 0
+    assert "Latency" not in capsys.readouterr().out, "a mixin describes no codec"
+    assert main(["configs", "show", "rave_v2"]) == 0
+    assert "Latency: unknown, the codec cannot be built: " in capsys.readouterr().out
