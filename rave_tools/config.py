@@ -36,6 +36,9 @@ from .config_values import (
 )
 from .errors import ConfigError, UserError
 
+AUGMENTATION = "AUGMENTATION"
+"""The macro that says what happens to training crops; the command builds it beside the entrance."""
+
 __all__ = ["Config", "ConfigError", "differences", "load", "statements"]
 
 
@@ -208,7 +211,11 @@ class Config:
 
     def unread(self, function: Callable[..., Any], given: Collection[str] = ()) -> list[Binding]:
         """The bindings that a call of the function would not read, and should; see `config_graph.unread`."""
-        return config_graph.unread(self.stages, self.bindings, [((), self._named(function))], given)
+        return config_graph.unread(self.stages, self.bindings, self.roots(function), given)
+
+    def roots(self, function: Callable[..., Any]) -> list[tuple[tuple[str, ...], Target]]:
+        """Where reading begins: the entrance, and the augmentation of the data where there is one."""
+        return [((), self._named(function)), *([((AUGMENTATION,), MACRO)] if self.has_macro(AUGMENTATION) else [])]
 
     def check_unused(self, function: Callable[..., Any], given: Collection[str] = ()) -> None:
         """Refuse bindings that have no effect: misspelt macros and scopes, and parts that are not in use.
@@ -223,7 +230,7 @@ class Config:
         silent = self.unread(function, given)
         if not silent:
             return
-        read, used = config_graph.reachable(self.bindings, [((), self._named(function))])
+        read, used = config_graph.reachable(self.bindings, self.roots(function))
 
         def describe(binding: Binding) -> str:
             if binding.key.target.object is function and binding.key.parameter in given:
@@ -252,7 +259,7 @@ class Config:
         if function is None:
             return write(self.bindings)
         target = self._named(function)
-        read, _ = config_graph.reachable(self.bindings, [((), target)], given)
+        read, _ = config_graph.reachable(self.bindings, self.roots(function), given)
         kept = {key: binding for key, binding in self.bindings.items() if key in read or key.is_macro}
         for name, value in given.items():
             if is_literal(value):
@@ -278,7 +285,7 @@ class Config:
 
     def settable(self, function: Callable[..., Any]) -> dict[Target, dict[str, Any]]:
         """Parameters of everything that the entrance uses and no binding sets, with their defaults."""
-        read, used = config_graph.reachable(self.bindings, [((), self._named(function))])
+        read, used = config_graph.reachable(self.bindings, self.roots(function))
         bound = {(key.target, key.parameter) for key in read}
         free: dict[Target, dict[str, Any]] = {}
         for target in sorted(used - {MACRO, self._named(function)}, key=lambda item: item.selector):

@@ -69,6 +69,7 @@ class Reconstruction:
         target_bands: the pretransform's view of the target, (B, C*M, T/M); the waveform itself without pretransform.
         estimate_bands: likewise for the estimate.
         receptive_field: samples to the left and right of an output sample that the codec looks at.
+        decoded: the decoder's own output, of which the estimate and its bands are made; None where nobody asks.
     """
 
     target: Tensor
@@ -76,6 +77,23 @@ class Reconstruction:
     target_bands: Tensor
     estimate_bands: Tensor
     receptive_field: tuple[int, int] = (0, 0)
+    decoded: Tensor | None = None
+
+
+class Losses(dict[str, Tensor]):
+    """Named, unweighted scalars of one batch, with what a combiner may want to know of them.
+
+    Attributes:
+        output: what the decoder gave and the losses judge; None where nothing was decoded.
+        parts: batches, accumulated and of all processes, whose mean makes one update.
+        scale: what the trainer multiplies losses by before it differentiates them, for half precision's sake.
+    """
+
+    def __init__(self, losses: Mapping[str, Tensor], *, output: Tensor | None = None) -> None:
+        super().__init__(losses)
+        self.output = output
+        self.parts = 1
+        self.scale = 1.0
 
 
 @runtime_checkable

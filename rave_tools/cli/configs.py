@@ -52,11 +52,11 @@ def listing() -> str:
 
 
 def show(files: Sequence[str], overrides: Sequence[str] = (), *, defaults: bool = True) -> str:
-    """The merged text with the place of every binding, then what can still be set."""
+    """The merged text with the place of every binding, then the codec's latency and what can still be set."""
     loaded = config.load(files, overrides)
     if overrides and any(key.target.object is entrance() for key in loaded.bindings):
         loaded.check_unused(entrance(), ["db_path"])
-    text = loaded.text()
+    text = loaded.text() + _latency(loaded)
     free = loaded.settable(entrance()) if defaults else {}
     if not free:
         return text
@@ -65,6 +65,19 @@ def show(files: Sequence[str], overrides: Sequence[str] = (), *, defaults: bool 
         lines.append(f"# {target.selector}")
         lines += [f"#     {name} = {textwrap.shorten(_default(value), 90)}" for name, value in parameters.items()]
     return text + "\n".join(lines) + "\n"
+
+
+def _latency(loaded: config.Config) -> str:
+    """A comment with the delay of the streaming codec; nothing where the files describe none, as a mixin."""
+    if not loaded.has_macro("CODEC"):
+        return ""
+    from ..training.summary import latency_report
+
+    try:
+        report = latency_report(loaded.build("CODEC"))
+    except ConfigError as error:
+        report = f"Latency: unknown, the codec cannot be built: {' '.join(str(error).split())}"
+    return f"\n# {report}\n"
 
 
 def _default(value: Any) -> str:

@@ -233,7 +233,6 @@ def _database_channels(db_path: str, report: Callable[[str], None]) -> int:
 
 def _data(values: Mapping[str, Any], loaded: "Config", workers: int) -> "AudioDataModule":
     """The data module that the values describe."""
-    from .. import config
     from ..data.datamodule import AudioDataModule
 
     return AudioDataModule(
@@ -244,11 +243,19 @@ def _data(values: Mapping[str, Any], loaded: "Config", workers: int) -> "AudioDa
         channels=loaded.macro("CHANNELS"),
         workers=workers,
         seed=values["seed"],
-        augmentations=[config.load([name]).build("AUGMENTATION") for name in values["augment"]],
+        augmentations=_augmentations(values["augment"], loaded),
         derivative=values["derivative"],
         normalize=values["normalize"],
         rand_pitch=tuple(values["rand_pitch"]) if values["rand_pitch"] else None,
     )
+
+
+def _augmentations(files: list[str], loaded: "Config") -> list[Any]:
+    """The model's own augmentation, then those of the command."""
+    from .. import config
+
+    own = [loaded.build(config.AUGMENTATION)] if loaded.has_macro(config.AUGMENTATION) else []
+    return [*own, *(config.load([name]).build(config.AUGMENTATION) for name in files)]
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
-from rave_tools.contracts import AudioBatch, Latent, Reconstruction
+from rave_tools.contracts import AudioBatch, Latent, Losses, Reconstruction
 from rave_tools.training.adversary import Adversary
 from rave_tools.training.parallel import rank, world_size
 from rave_tools.training.schedules import Schedule
@@ -103,7 +103,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             found.append((f"{prefix}audio distance", judge.criterion))
         return [(name, module) for name, module in found if isinstance(module, nn.Module)]
 
-    def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
+    def generator_losses(self, audio: Tensor) -> Losses:
         """Everything that the generator minimises, by name: penalties times beta, judges, adversary.
 
         Args:
@@ -117,7 +117,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 losses.update(judge(reconstruction))
         if self.adversary is not None and phase.adversarial:
             losses.update(self.adversary.generator_losses(reconstruction.target, reconstruction.estimate))
-        return losses
+        return Losses(losses, output=reconstruction.decoded)
 
     def discriminator_losses(self, audio: Tensor) -> dict[str, Tensor]:
         """What the discriminator minimises; the generator runs without gradients and nobody judges it.
@@ -180,8 +180,8 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         with self._float32():
             decoded = decoded.float()
             estimate = self.codec.from_bands(decoded)[..., : audio.shape[-1]]
-            decoded = self.codec.decoded_bands(decoded, estimate)[..., : bands.shape[-1]]
-        return Reconstruction(audio, estimate, bands, decoded, self.receptive_field), latent
+            estimate_bands = self.codec.decoded_bands(decoded, estimate)[..., : bands.shape[-1]]
+        return Reconstruction(audio, estimate, bands, estimate_bands, self.receptive_field, decoded), latent
 
     def _latent_noise(self, audio: Tensor) -> Tensor | None:
         """With several processes, this one's rows of the noise that a single process would draw for the whole batch."""

@@ -198,14 +198,43 @@ def _load(
         restore_weights(wrapper, resume)
         wrapper.seed = int(resume["rave_tools"].get("seed", wrapper.seed))
     if init_from is not None:
-        taken, left = transfer(wrapper, init_from)
-        report(f"initial weights: {len(taken)} of {len(wrapper.state_dict())} tensors taken, {len(left)} not")
-        for reason in left[:LONGEST_LIST]:
-            report(f"  not taken: {reason}")
-        if len(left) > LONGEST_LIST:
-            report(f"  ... and {len(left) - LONGEST_LIST} more")
+        _begin_with(wrapper, init_from, report)
     if seed is not None:
         wrapper.seed = seed
+
+
+def _begin_with(wrapper: TrainingWrapper, weights: Mapping[str, Tensor], report: Callable[[str], None]) -> None:
+    """Weights of another run, as far as they fit, and a word about each that does not.
+
+    Raises:
+        UserError: not one of the weights that this training moves was taken.
+    """
+    taken, left = transfer(wrapper, weights)
+    learnt = {name: p.numel() for name, p in wrapper.named_parameters() if p.requires_grad}
+    fitting = learnt.keys() & set(taken)
+    if not fitting:
+        raise UserError(
+            f"--init_from: none of the {len(learnt)} weights that this training moves is in the checkpoint with its "
+            f"shape ({'; '.join(left[:3])}); take the --config, CAPACITY and --channels of the run that it is from, or "
+            "leave --init_from out"
+        )
+    share = 100 * sum(learnt[name] for name in fitting) / sum(learnt.values())
+    report(
+        f"initial weights: {len(taken)} of {len(wrapper.state_dict())} tensors taken, {len(left)} not; "
+        f"{share:.1f} % of the {summary.readable_count(sum(learnt.values()))} numbers that learn"
+    )
+    for part in dict.fromkeys(_part(name) for name in learnt):
+        own = [name for name in learnt if _part(name) == part]
+        report(f"  {part}: {len(fitting.intersection(own))} of {len(own)} weights taken")
+    for reason in left[:LONGEST_LIST]:
+        report(f"  not taken: {reason}")
+    if len(left) > LONGEST_LIST:
+        report(f"  ... and {len(left) - LONGEST_LIST} more")
+
+
+def _part(name: str) -> str:
+    """'codec.encoder.net.0.bias' -> 'codec.encoder'."""
+    return ".".join(name.split(".")[:2])
 
 
 def _check(wrapper: TrainingWrapper, data: TrainingData) -> None:
@@ -235,6 +264,7 @@ def _introduce(
     """What is about to be trained, on what, and from where."""
     lines = [*data.describe(), *summary.table(wrapper).splitlines(), ""]
     lines.append(summary.receptive_field_report(wrapper, data.n_signal))
+    lines.append(summary.latency_report(wrapper.codec))
     if resuming:
         phase = wrapper.phase
         step = wrapper.counters.generator_updates

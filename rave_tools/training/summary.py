@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from torch import nn
 
+from rave_tools.errors import UserError
 from rave_tools.training.wrapper import TrainingWrapper
 
 BYTES_PER_PARAMETER = 4
@@ -71,6 +72,19 @@ def grid(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
         return " | ".join([*cells, row[-1].rjust(widths[-1])])
 
     return [line(head), "-+-".join("-" * width for width in widths), *(line(row) for row in rows)]
+
+
+def latency_report(codec: nn.Module) -> str:
+    """How late the codec's streaming form is against the sound that goes in, or why it does not stream."""
+    try:
+        _, info = codec.streaming()
+    except (ValueError, UserError, AttributeError) as error:
+        return f"Latency: unknown, it does not stream: {' '.join(str(error).split())}"
+    milliseconds = 1000 / codec.sample_rate
+    return (
+        f"Latency: {info.latency * milliseconds:.1f} ms ({info.latency} samples) when streaming; the host's block "
+        f"comes on top, of at least {codec.hop} samples = {codec.hop * milliseconds:.1f} ms"
+    )
 
 
 def receptive_field_report(wrapper: TrainingWrapper, n_signal: int) -> str:

@@ -18,7 +18,7 @@ GROUPS = {
         "skipped_updates",
         "discriminator_updates",
     ),
-    "optimisation": ("gradient_norm", "learning_rate", "beta_"),
+    "optimisation": ("gradient_norm", "gradient_share", "learning_rate", "beta_"),
 }
 
 

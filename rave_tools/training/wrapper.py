@@ -8,9 +8,9 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from rave_tools.contracts import AudioBatch, Criterion, Reconstruction, View
+from rave_tools.contracts import AudioBatch, Criterion, Losses, Reconstruction, View
 from rave_tools.errors import UserError
-from rave_tools.training.parallel import average_gradients, rank
+from rave_tools.training.parallel import average_gradients, rank, world_size
 from rave_tools.training.schedules import OnePhase, Phase, Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
@@ -336,29 +336,40 @@ class TrainingWrapper(LightningModule):
             total = losses["discriminator"]
         else:
             losses = self.generator_losses(batch.audio)
+            if isinstance(losses, Losses):
+                losses.parts, losses.scale = self.accumulate * world_size(), self._loss_scale()
             total = self.combiner(losses)
+        losses = {name: value.detach() for name, value in losses.items()}  # the graphs are the total's alone
         self.manual_backward(total / self.accumulate)
         # Until here nothing but gradients has changed: an exception leaves a whole state behind.
         self.settled = False
         self.counters.batches += 1
         self._micro_batch = (self._micro_batch + 1) % self.accumulate
-        self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total})
+        shares = {} if turn else getattr(self.combiner, "shares", {})
+        watched = {f"gradient_share_{name}": share for name, share in shares.items()}
+        self.means.add({**losses, ("loss_discriminator" if turn else "loss"): total, **watched})
         if self._micro_batch == 0:
             self._update(turn, optimizer, losses)
+            if not turn and hasattr(self.combiner, "settle"):
+                self.combiner.settle()
         self.settled = True
 
     def _float32(self) -> torch.autocast:
         """An island of float32 in whatever precision the trainer chose."""
         return torch.autocast(self.device.type, enabled=False)
 
+    def _loss_scale(self) -> float:
+        """What the trainer's precision multiplies losses by."""
+        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
+        return float(scaler.get_scale()) if scaler is not None else 1.0
+
     def _update(self, turn: int, optimizer: Any, losses: Mapping[str, Tensor]) -> None:
         """Average over processes, measure, guard, step, count."""
         parameters = [p for group in optimizer.param_groups for p in group["params"]]
         average_gradients(parameters)
-        scaler = getattr(self.trainer.precision_plugin, "scaler", None)
-        scale = scaler.get_scale() if scaler is not None else 1.0
+        scale = self._loss_scale()
         norm = float(gradient_norm(parameters)) / scale
-        searching = scaler is not None and scale > 1  # a scaler finds its scale by overflowing
+        searching = scale > 1  # a scaler finds its scale by overflowing
         admitted = searching or self.guard.admit(norm, losses)
         finite = norm == norm and norm != float("inf")
         if admitted:

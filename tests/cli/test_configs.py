@@ -11,7 +11,7 @@ from rave_tools.cli.main import main
 SHIPPED = config_files.shipped_files()
 WHOLE = [path.stem for path in SHIPPED if path.parent.name in ("models", "recipes")]
 # A mixin is tried on the first of these models that it fits.
-HOSTS = ("v2", "v2_small", "v1")
+HOSTS = ("v2", "v2_small", "v1", "v2_with_augs")
 MIXINS = [path.stem for path in SHIPPED if path.parent.name in ("bottlenecks", "discriminators", "losses", "mixins")]
 AUGMENTATIONS = [path.stem for path in SHIPPED if path.parent.name == "augment"]
 SMALL = ["CAPACITY = 4"]
@@ -51,7 +51,7 @@ def test_every_shipped_binding_is_read_by_some_model() -> None:
     written, read = set(), set()
     for names in [*([name] for name in WHOLE), *([host, mixin] for host in HOSTS for mixin in MIXINS)]:
         loaded = config.load(names)
-        roots = [((), next(key.target for key in loaded.bindings if key.target.object is entrance))]
+        roots = loaded.roots(entrance)
         for _, stage in loaded.stages:
             written |= {str(binding.origin) for binding in stage.values()}
             read |= {str(stage[key].origin) for key in config_graph.reachable(stage, roots)[0]}
@@ -123,3 +123,16 @@ def test_check_of_a_persons_own_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     (tmp_path / "mine.gin").write_text("# Mine.\ninclude 'v2_small'\nCAPACITY = 4\nSAMPLNG_RATE = 48000\n")
     assert main(["configs", "check", "mine"]) == 1
     assert "SAMPLNG_RATE (mine.gin:4). Did you mean SAMPLING_RATE?" in capsys.readouterr().err
+
+
+def test_show_says_how_late_the_codec_is(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["configs", "show", "brave", "--override", "CAPACITY = 4", "--nodefaults"]) == 0
+    text = capsys.readouterr().out
+    codec = config.load(["brave"], SMALL).build("CODEC")
+    _, info = codec.streaming()
+    line = next(line for line in text.splitlines() if "Latency" in line)
+    assert line.startswith(f"# Latency: {1000 * info.latency / codec.sample_rate:.1f} ms ({info.latency} samples)")
+    assert main(["configs", "show", "causal"]) == 0
+    assert "Latency" not in capsys.readouterr().out, "a mixin describes no codec"
+    assert main(["configs", "show", "rave_v2"]) == 0
+    assert "Latency: unknown, the codec cannot be built: " in capsys.readouterr().out

@@ -1,10 +1,11 @@
-"""What each of two processes does in test_parallel.py: python -m training.processes RANK PORT FOLDER."""
+"""What each of two processes does in test_parallel.py: python -m training.processes RANK PORT FOLDER [balanced]."""
 
 import os
 import sys
 
 import torch
 
+from rave_tools.criteria.combiners import Balancer
 from rave_tools.runs import RunDirectory
 from rave_tools.training.run import train
 
@@ -20,13 +21,19 @@ def quiet_wrapper(**changes):
     return wrapper
 
 
-def work(rank: int, port: int, folder: str) -> None:
+def balanced_wrapper():
+    """The same, with a share of the gradient for each loss instead of a weight."""
+    weights = {"fullband_distance": 1.0, "kl": 1.0, "adversarial": 3.0, "feature_matching": 3.0}
+    return quiet_wrapper(combiner=Balancer(weights, decay=0.9))
+
+
+def work(rank: int, port: int, folder: str, combiner: str = "sum") -> None:
     """Train as process `rank` of two."""
     os.environ.update(
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    wrapper = quiet_wrapper()
+    wrapper = balanced_wrapper() if combiner == "balanced" else quiet_wrapper()
     if rank == 1:  # equal weights are the strategy's business
         with torch.no_grad():
             for parameter in wrapper.parameters():
@@ -49,4 +56,4 @@ def work(rank: int, port: int, folder: str) -> None:
 
 
 if __name__ == "__main__":
-    work(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3])
+    work(int(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])

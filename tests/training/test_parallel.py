@@ -12,7 +12,7 @@ import torch
 from rave_tools.runs import RunDirectory, open_run
 from rave_tools.training.run import train
 
-from .processes import quiet_wrapper
+from .processes import balanced_wrapper, quiet_wrapper
 from .toys import ToyData, to_batch
 
 
@@ -22,11 +22,11 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def start(rank, port, folder):
+def start(rank, port, folder, *words):
     tests = Path(__file__).parents[1]
     environment = {**os.environ, "PYTHONPATH": f"{tests}{os.pathsep}{tests.parent}", "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "training.processes", str(rank), str(port), str(folder)],
+        [sys.executable, "-m", "training.processes", str(rank), str(port), str(folder), *words],
         env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
@@ -43,11 +43,12 @@ class Together(ToyData):
         return type(parts[0])([to_batch(batch.audio) for part in parts for batch in part])
 
 
-def test_two_processes_equal_one_with_the_double_batch(tmp_path):
+@pytest.mark.parametrize("combiner", ["sum", "balanced"])
+def test_two_processes_equal_one_with_the_double_batch(combiner, tmp_path):
     RunDirectory(tmp_path).create()
     port = free_port()
-    processes = [start(rank, port, tmp_path) for rank in range(2)]
-    alone = quiet_wrapper()
+    processes = [start(rank, port, tmp_path, combiner) for rank in range(2)]
+    alone = balanced_wrapper() if combiner == "balanced" else quiet_wrapper()
     train(
         wrapper=alone, data=Together(), run=RunDirectory(tmp_path / "alone").create(), config_text="# toy",
         max_steps=12, val_every=5, accelerator="cpu", ema=0.9, progress=False, estimate=False, report=lambda line: None,

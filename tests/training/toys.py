@@ -76,6 +76,9 @@ def squared(target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
     return {"distance": (target - estimate).square().mean()}
 
 
+squared.losses = ("distance",)
+
+
 def waveform(reconstruction: Reconstruction) -> tuple[Tensor, Tensor]:
     return reconstruction.target, reconstruction.estimate
 
