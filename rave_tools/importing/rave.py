@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rave_tools import migrations
 from rave_tools.errors import RunError
-from rave_tools.importing import rave_config
+from rave_tools.importing import rave_config, rave_model
 from rave_tools.importing.pickles import Record, load_foreign
-from rave_tools.importing.rave_config import Player
+from rave_tools.importing.rave_training import Player
 from rave_tools.importing.registry import Choice, Imported
 
 CONFIG_NAME = "config.gin"
@@ -157,7 +157,7 @@ def _channels(table: Any, state: Mapping[str, Tensor], notes: list[str]) -> int:
                   if key in state), None)  # fmt: skip
     if first is None:
         return stated or 1
-    channels = max(1, rave_config.channels_of(table, first.shape[1]))
+    channels = max(1, rave_model.channels_of(table, first.shape[1]))
     if stated is None and channels != 1:
         notes.append(f"{CONFIG_NAME} does not say n_channels, as acids-rave's do not; the weights have {channels}")
     elif stated is not None and stated != channels:
@@ -233,7 +233,7 @@ def _counters(
         The counters, the phase, and the configuration, whose first phase ends where it ended.
     """
     batches = _batches(content)
-    duration, every = translation.phase_1_duration, translation.update_discriminator_every
+    duration, every = translation.course.phase_1_duration, translation.course.update_discriminator_every
     if optimizers:
         generator, critic = (adam.updates for adam in optimizers)
         how = "counted by their own optimisers"
@@ -287,7 +287,7 @@ def _quantization(
     start = max(step, translation.quantize_from)
     notes.append(
         "this run was to quantise and never did (a defect of acids-rave): its latents are continuous until training "
-        f"goes on, and quantised from update {start} (--override 'QUANTIZE_FROM = {rave_config.NEVER}' for never)"
+        f"goes on, and quantised from update {start} (--override 'QUANTIZE_FROM = {rave_model.NEVER}' for never)"
     )
     return f"QUANTIZE_FROM = {start}\n"
 
