@@ -234,10 +234,9 @@ def recorded_noise() -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def through(model: rave.RAVE, case: Case) -> dict[str, Any]:
+def through(model: rave.RAVE, case: Case, x: Tensor) -> dict[str, Any]:
     """Audio through the mean of the latents, as the model's forward has it but for the random part."""
     model.eval()
-    x = sound(1, case.channels, case.length)
     encoded = model.encode(x) if case.version >= "2.3" else model.encoder(model.pqmf(x))
     variational = isinstance(model.encoder, rave.blocks.VariationalEncoder)
     latent = encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
@@ -289,7 +288,8 @@ def make(name: str, folder: Path) -> dict[str, Any]:
         checkpoint = {"epoch": 0, "global_step": steps["training_steps"], "pytorch-lightning_version": pl.__version__,
                       "callbacks": {"WarmupCallback": steps}}  # fmt: skip
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    out = {"config": operative(), "every_key": list(state), **through(model, case)}
+    x = sound(1, case.channels, case.length)
+    out = {"config": operative(), "every_key": list(state), **through(model, case, x)}
     checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(DERIVED)}
     for key in [key for key in checkpoint["callbacks"].get("EMA", {}) if key.startswith(DERIVED)]:
         del checkpoint["callbacks"]["EMA"][key]

@@ -1,0 +1,85 @@
+"""Write runs of acids-rave 2.3.1 at full size, trained for some batches, for benchmarks/import_null.py to import.
+
+Run with a Python that can import `rave` and its commands (the PyPI package acids-rave), never as part of the tests:
+
+    python benchmarks/make_peer_runs.py FOLDER SOUND v2_small v2 v1 discrete v3 ...
+
+Each NAME, configurations joined by +, becomes FOLDER/NAME: config.gin, version_0/checkpoints/last.ckpt with optimisers
+and averaged weights, and heard.pt: what the peer's model answers to seconds of SOUND, with the run's weights and with
+the averaged ones. Before the training weights are scaled at random and then so that every layer answers SOUND at the
+level of noise; codebooks are placed where a name ends in +codes; the second phase begins after four batches. Folders
+that exist are kept.
+"""
+
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import make_import_fixtures as small
+import soundfile
+import torch
+
+BATCHES = 7
+SECONDS = 4
+
+
+@torch.no_grad()
+def level(model: Any, x: torch.Tensor) -> None:
+    """Scale each convolution of encoder and decoder so that a sound leaves it with a deviation of 1."""
+
+    def scale(layer: Any, _: Any, out: torch.Tensor) -> torch.Tensor:
+        factor = 1 / out.std().clamp(min=1e-6)
+        layer.weight_g.mul_(factor)
+        return out * factor
+
+    layers = [one for part in (model.encoder, model.decoder) for one in part.modules() if hasattr(one, "weight_g")]
+    hooks = [layer.register_forward_hook(scale) for layer in layers]
+    model.eval()
+    model.decode(model.encoder.reparametrize(model.encode(x))[0])
+    for hook in hooks:
+        hook.remove()
+
+
+def make(name: str, folder: Path, sound: torch.Tensor) -> None:
+    """One run."""
+    parts = name.split("+")
+    configs = tuple(f"{part}.gin" for part in parts if part != "codes")
+    case = small.Case(configs, ("PHASE_1_DURATION = 4",), batches=BATCHES, quantised="codes" in parts)
+    model = small.build(case)
+    small.enliven(model)
+    level(model, sound)
+    checkpoints = folder / "version_0" / "checkpoints"
+    checkpoints.mkdir(parents=True)
+    checkpoint = small.train(model, case, folder)
+    if case.quantised:
+        small.place_codes(model)
+        checkpoint["state_dict"] = model.state_dict()
+    (folder / "config.gin").write_text(small.operative())
+    torch.save(checkpoint, checkpoints / "last.ckpt")
+    (folder / "run.ckpt").unlink()
+    answers = {"last": small.through(model, case, sound)}
+    model.load_state_dict(checkpoint["callbacks"]["EMA"], strict=False)
+    answers["ema"] = small.through(model, case, sound)
+    torch.save(answers, folder / "heard.pt")
+
+
+def main(folder: Path, file: Path, *names: str) -> None:
+    """Write every run that is not there."""
+    torch.set_num_threads(1)
+    samples, rate = soundfile.read(file, frames=SECONDS * 44100, start=10 * 44100, dtype="float32", always_2d=True)
+    if rate != 44100:
+        raise ValueError(f"{file} has {rate} Hz; the models here have 44100")
+    sound = torch.from_numpy(samples.mean(1))[None, None, : len(samples) // 4096 * 4096]
+    for name in names:
+        if (folder / name).exists():
+            continue
+        start = time.perf_counter()
+        make(name, folder / f".{name}", sound)
+        (folder / f".{name}").rename(folder / name)
+        sys.stdout.write(f"{folder / name}: {time.perf_counter() - start:.0f} s\n")
+        sys.stdout.flush()
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]), *sys.argv[3:])
