@@ -4,8 +4,10 @@
     python benchmarks/import_null.py FOLDER OUTPUT [NAME ...]     # with ours
 
 Random parts are fed the same numbers: latents are the means on both sides, the noise branch hears what the peer drew.
-Prints for each run, with its weights and with its averaged ones, the largest error of latents and of audio, and the
-audio's residual relative to its own level. The exit code is 1 where an error is above 1e-5.
+Printed for each run, with its weights and with its averaged ones: the largest error of the audio against the peer's
+(`error`), beside that of the peer's own rounding (`rounding`: its audio against its own in double precision); the
+residual in dB below the audio; and the same residual with both sides in double precision, where rounding is out of the
+way (`exact dB`). The exit code is 1 where an error is above 1e-5.
 """
 
 import contextlib
@@ -31,7 +33,7 @@ LIMIT = 1e-5
 def fed(uniform: list[Tensor]) -> Iterator[None]:
     """Let torch.rand_like return what was drawn elsewhere."""
     own, drawn = torch.rand_like, iter(uniform)
-    torch.rand_like = lambda like: next(drawn).reshape(like.shape)
+    torch.rand_like = lambda like: next(drawn).reshape(like.shape).to(like)
     try:
         yield
     finally:
@@ -44,20 +46,29 @@ def decibels(error: Tensor, of: Tensor) -> float:
 
 
 @torch.no_grad()
-def compare(run: Path, answer: dict[str, Any], *, ema: bool) -> tuple[float, float, float, float]:
-    """Largest error of the latents and of the audio, residual in dB, and the level of the audio in dBFS."""
+def play(run: Path, x: Tensor, latent: Tensor, uniform: list[Tensor], *, ema: bool) -> tuple[Tensor, Tensor]:
+    """Latents and audio of an imported run, in the precision of the sound.
+
+    Decoders that hear noise beside the latents are given the peer's.
+    """
     codec, _ = opening.open_codec(str(run), ema=ema)
-    latent = codec.encode(answer["x"], deterministic=True).z
-    # Decoders that hear noise beside the latents are given the peer's, its latents may differ by rounding only.
-    heard = torch.cat([latent, answer["latent"][:, latent.shape[1] :]], 1)
-    with fed(answer["uniform"]):
-        audio = codec.decode(heard)
-    error, expected = audio - answer["audio"], answer["audio"]
+    own = codec.to(x.dtype).encode(x, deterministic=True).z
+    with fed(uniform):
+        return own, codec.decode(torch.cat([own, latent[:, own.shape[1] :]], 1))
+
+
+def row(run: Path, answer: dict[str, Any], *, ema: bool) -> tuple[float, ...]:
+    """Errors of latents and audio, the peer's rounding, both residuals, and the level of the audio in dBFS."""
+    x, latent, audio, uniform = (answer[key] for key in ("x", "latent", "audio", "uniform"))
+    own, heard = play(run, x, latent, uniform, ema=ema)
+    _, exact = play(run, x.double(), answer["exact_latent"], uniform, ema=ema)
     return (
-        float((latent - answer["latent"][:, : latent.shape[1]]).abs().max()),
-        float(error.abs().max()),
-        decibels(error, expected),
-        decibels(expected, torch.ones(1)),
+        float((own - latent[:, : own.shape[1]]).abs().max()),
+        float((heard - audio).abs().max()),
+        float((audio - answer["exact_audio"]).abs().max()),
+        decibels(heard - audio, audio),
+        decibels(exact - answer["exact_audio"], audio),
+        decibels(audio, torch.ones(1)),
     )
 
 
@@ -66,7 +77,8 @@ def main(folder: Path, output: Path, *names: str) -> int:
     torch.set_num_threads(1)
     worst = 0.0
     found = [path.name for path in sorted(folder.iterdir()) if (path / "heard.pt").is_file()]
-    print(f"{'run':<16}{'weights':<9}{'import s':>9}{'latent':>10}{'audio':>10}{'null dB':>9}{'level dBFS':>12}")
+    print(f"{'run':<16}{'weights':<9}{'import s':>9}{'latents':>10}{'error':>10}{'rounding':>10}"
+          f"{'null dB':>9}{'exact dB':>10}{'level dBFS':>12}")  # fmt: skip
     for name in names or found:
         start, said = time.perf_counter(), io.StringIO()
         if not (output / name).exists():
@@ -76,9 +88,10 @@ def main(folder: Path, output: Path, *names: str) -> int:
                 return code
         took = time.perf_counter() - start
         for which, answer in torch.load(folder / name / "heard.pt", weights_only=True).items():
-            latent, audio, null, level = compare(output / name, answer, ema=which == "ema")
-            worst = max(worst, audio)
-            print(f"{name:<16}{which:<9}{took:>9.1f}{latent:>10.1e}{audio:>10.1e}{null:>9.1f}{level:>12.1f}")
+            latents, error, rounding, null, exact, level = row(output / name, answer, ema=which == "ema")
+            worst = max(worst, error)
+            print(f"{name:<16}{which:<9}{took:>9.1f}{latents:>10.1e}{error:>10.1e}{rounding:>10.1e}"
+                  f"{null:>9.1f}{exact:>10.1f}{level:>12.1f}", flush=True)  # fmt: skip
     return int(worst > LIMIT)
 
 

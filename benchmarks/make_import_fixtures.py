@@ -234,12 +234,17 @@ def recorded_noise() -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def through(model: rave.RAVE, case: Case, x: Tensor) -> dict[str, Any]:
-    """Audio through the mean of the latents, as the model's forward has it but for the random part."""
-    model.eval()
+def mean_latent(model: rave.RAVE, case: Case, x: Tensor) -> Tensor:
+    """Latents as the model's forward has them, but for the random part of the variational ones."""
     encoded = model.encode(x) if case.version >= "2.3" else model.encoder(model.pqmf(x))
     variational = isinstance(model.encoder, rave.blocks.VariationalEncoder)
-    latent = encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
+    return encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
+
+
+@torch.no_grad()
+def through(model: rave.RAVE, case: Case, x: Tensor) -> dict[str, Any]:
+    """Audio through the mean of the latents."""
+    latent = mean_latent(model.eval(), case, x)
     with recorded_noise() as uniform:
         audio = model.decode(latent)
     return {"x": x, "latent": latent, "audio": audio, "uniform": uniform}

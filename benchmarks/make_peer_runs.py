@@ -6,9 +6,10 @@ Run with a Python that can import `rave` and its commands (the PyPI package acid
 
 Each NAME, configurations joined by +, becomes FOLDER/NAME: config.gin, version_0/checkpoints/last.ckpt with optimisers
 and averaged weights, and heard.pt: what the peer's model answers to seconds of SOUND, with the run's weights and with
-the averaged ones. Before the training weights are scaled at random and then so that every layer answers SOUND at the
-level of noise; codebooks are placed where a name ends in +codes; the second phase begins after four batches. Folders
-that exist are kept.
+the averaged ones, in single precision and in double. A few batches leave a model that shouts; so afterwards both sets
+of weights are scaled until every layer answers SOUND at the level of its neighbours, the last one quietly, as a trained
+model does. Codebooks are placed where a name ends in +codes; the second phase begins after four batches. Folders that
+exist are kept.
 """
 
 import sys
@@ -22,23 +23,50 @@ import torch
 
 BATCHES = 7
 SECONDS = 4
+QUIET = 0.1
+
+
+def weighted(layer: Any) -> bool:
+    """Whether a layer is a convolution whose weights have a norm of their own."""
+    return hasattr(layer, "weight_g")
 
 
 @torch.no_grad()
 def level(model: Any, x: torch.Tensor) -> None:
-    """Scale each convolution of encoder and decoder so that a sound leaves it with a deviation of 1."""
+    """Scale each convolution of encoder and decoder so that a sound leaves it with a deviation of 1, the last QUIET."""
+    last = [one for one in model.decoder.net.modules() if weighted(one)][-1]
+    names = ("synth", "waveform_module")
+    head = next((part for name in names if (part := getattr(model.decoder, name, None)) is not None), last)
+    heads = set(head.modules())
 
     def scale(layer: Any, _: Any, out: torch.Tensor) -> torch.Tensor:
-        factor = 1 / out.std().clamp(min=1e-6)
+        factor = (QUIET if layer in heads else 1) / out.std().clamp(min=1e-6)
         layer.weight_g.mul_(factor)
         return out * factor
 
-    layers = [one for part in (model.encoder, model.decoder) for one in part.modules() if hasattr(one, "weight_g")]
+    layers = [one for part in (model.encoder, model.decoder) for one in part.modules() if weighted(one)]
     hooks = [layer.register_forward_hook(scale) for layer in layers]
     model.eval()
     model.decode(model.encoder.reparametrize(model.encode(x))[0])
     for hook in hooks:
         hook.remove()
+
+
+@torch.no_grad()
+def answers(model: Any, case: small.Case, x: torch.Tensor) -> dict[str, Any]:
+    """The model's answer in both precisions, with the same random numbers."""
+    single = small.through(model, case, x)
+    model.double()
+    latent = small.mean_latent(model, case, x.double())
+    latent[:, model.latent_size :] = single["latent"][:, model.latent_size :]
+    own, drawn = torch.rand_like, iter(single["uniform"])
+    torch.rand_like = lambda like: next(drawn).to(like)
+    try:
+        audio = model.decode(latent)
+    finally:
+        torch.rand_like = own
+    model.float()
+    return {**single, "exact_latent": latent, "exact_audio": audio}
 
 
 def make(name: str, folder: Path, sound: torch.Tensor) -> None:
@@ -48,20 +76,23 @@ def make(name: str, folder: Path, sound: torch.Tensor) -> None:
     case = small.Case(configs, ("PHASE_1_DURATION = 4",), batches=BATCHES, quantised="codes" in parts)
     model = small.build(case)
     small.enliven(model)
-    level(model, sound)
     checkpoints = folder / "version_0" / "checkpoints"
     checkpoints.mkdir(parents=True)
     checkpoint = small.train(model, case, folder)
+    averaged = checkpoint["callbacks"]["EMA"]
     if case.quantised:
         small.place_codes(model)
-        checkpoint["state_dict"] = model.state_dict()
+    level(model, sound)
+    checkpoint["state_dict"] = {key: value.clone() for key, value in model.state_dict().items()}
+    heard = {"last": answers(model, case, sound)}
+    model.load_state_dict(averaged, strict=False)
+    level(model, sound)
+    averaged.update({key: value.data.clone() for key, value in model.named_parameters()})
+    heard["ema"] = answers(model, case, sound)
+    torch.save(heard, folder / "heard.pt")
     (folder / "config.gin").write_text(small.operative())
     torch.save(checkpoint, checkpoints / "last.ckpt")
     (folder / "run.ckpt").unlink()
-    answers = {"last": small.through(model, case, sound)}
-    model.load_state_dict(checkpoint["callbacks"]["EMA"], strict=False)
-    answers["ema"] = small.through(model, case, sound)
-    torch.save(answers, folder / "heard.pt")
 
 
 def main(folder: Path, file: Path, *names: str) -> None:

@@ -56,6 +56,10 @@ def read(path: Path, choice: Choice) -> Imported:
     text += _quantization(translation, state, weights, counters["generator_updates"], notes)
     notes += translation.notes
     named = _by_name(state, optimizers, notes)
+    fresh = () if translation.course.discriminator_known else ("adversary.",)
+    if fresh:
+        weights = {key: value for key, value in weights.items() if not key.startswith(fresh)}
+        named = [named[0], None] if named else named
     field = [int(value) for value in state.get("receptive_field", [])]
     facts: dict[str, Any] = {"imported": {"from": "acids-rave", "checkpoint": file.name,
                                           "global_step": int(content.get("global_step", 0))}}  # fmt: skip
@@ -69,7 +73,7 @@ def read(path: Path, choice: Choice) -> Imported:
         record.append(f"objects in the checkpoint that were not opened: {', '.join(replaced)}")
     record += [f"weights: {line}" for line in dropped]
     record += [f"binding {binding} is left out: {reason}" for binding, reason in translation.left]
-    return Imported(text, weights, ema, named, counters, facts, notes, record)
+    return Imported(text, weights, ema, named, counters, facts, notes, record, fresh)
 
 
 def find_checkpoint(path: Path, name: str | None) -> tuple[Path, list[Path]]:

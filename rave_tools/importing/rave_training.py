@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from rave_tools.config_values import Macro
+from rave_tools.errors import ConfigError
 from rave_tools.importing.bindings import MISSING, Named, Table
 from rave_tools.importing.rave_model import CHANNELS, GIVEN
 from rave_tools.importing.translation import Draft, Ours, Part, Slot, Take
@@ -161,10 +162,12 @@ class Course:
     Attributes:
         phase_1_duration: in generator updates.
         update_discriminator_every: in batches.
+        discriminator_known: whether the discriminator goes on; otherwise another begins.
     """
 
     phase_1_duration: int
     update_discriminator_every: int
+    discriminator_known: bool
 
 
 def translate_training(draft: Draft, model: Named, players: tuple[Player, Player]) -> Course:
@@ -179,9 +182,7 @@ def translate_training(draft: Draft, model: Named, players: tuple[Player, Player
         ConfigError: some part has no counterpart here.
     """
     table = draft.table
-    draft.bind(ADVERSARY, "discriminator", draft.choose(
-        model, "discriminator", table.need(model, "discriminator"), Slot("discriminator", DISCRIMINATORS)
-    ))  # fmt: skip
+    known = _discriminator(draft, model)
     _judges(draft, model)
     game = table.need(model, "gan_loss")
     if not isinstance(game, Named) or game.name not in GAMES:
@@ -192,7 +193,7 @@ def translate_training(draft: Draft, model: Named, players: tuple[Player, Player
     chosen = draft.choose(model, "feature_matching_fun", table.need(model, "feature_matching_fun"), matching)
     draft.bind(ADVERSARY, "feature_matching", chosen)
     draft.bind(chosen.target, "skip", int(table.get(model, "num_skipped_features", 0)), scope=chosen.scope)
-    course = _course(draft, model)
+    course = _course(draft, model, known)
     _weights(draft, model)
     for name, player in zip(("generator", "discriminator"), players, strict=True):
         for setting, value in player.settings.items():
@@ -201,6 +202,36 @@ def translate_training(draft: Draft, model: Named, players: tuple[Player, Player
         draft.bind(WRAPPER, "learning_rate", None)
         draft.notes.append("the generator's learning rate stays where it is: this run was trained without a decay")
     return course
+
+
+def _discriminator(draft: Draft, model: Named) -> bool:
+    """The adversary; one without counterpart is replaced, for the model is whole without it.
+
+    Returns:
+        Whether it has a counterpart.
+    """
+    slot, foreign = Slot("discriminator", DISCRIMINATORS), draft.table.need(model, "discriminator")
+    try:
+        Draft(draft.table, draft.base).choose(model, "discriminator", foreign, slot)
+    except ConfigError as error:
+        draft.notes.append(f"NOT TAKEN: {error} The model is whole without it; training goes on against a new "
+                           "discriminator, that of v2")  # fmt: skip
+        draft.bind(ADVERSARY, "discriminator", Ours(DISCRIMINATORS["CombineDiscriminators"].ours))
+        for name in {line.name for line in draft.table.lines.values()} & _inside(foreign, draft.table):
+            draft.ignore(name, {"*": "the discriminator is not taken"})
+        return False
+    draft.bind(ADVERSARY, "discriminator", draft.choose(model, "discriminator", foreign, slot))
+    return True
+
+
+def _inside(value: Any, table: Table) -> set[str]:
+    """The classes that a value names, and those that are bound to them in turn."""
+    if isinstance(value, (list, tuple)):
+        return {name for item in value for name in _inside(item, table)}
+    if not isinstance(value, Named):
+        return set()
+    bound = [table.resolved(line.value, value.scope) for line in table.lines.values() if line.name == value.name]
+    return {value.name, *_inside(bound, table)}
 
 
 def _judges(draft: Draft, model: Named) -> None:
@@ -213,7 +244,7 @@ def _judges(draft: Draft, model: Named) -> None:
     draft.bind(f"{CRITERIA}.views.Bands", "valid_crop", bool(crop))
 
 
-def _course(draft: Draft, model: Named) -> Course:
+def _course(draft: Draft, model: Named, discriminator_known: bool) -> Course:
     """When the second phase begins, whose turn it is in it, and whether the encoder learns on."""
     table, schedule = draft.table, f"{SCHEDULE}.RAVESchedule"
     duration = max(0, int(table.need(model, "phase_1_duration")))
@@ -221,7 +252,7 @@ def _course(draft: Draft, model: Named) -> Course:
     draft.bind(schedule, "phase_1_duration", duration, macro="PHASE_1_DURATION")
     draft.bind(schedule, "update_discriminator_every", every, macro="UPDATE_DISCRIMINATOR_EVERY")
     draft.bind(schedule, "freeze_encoder", table.need(model, "encoder").name in FREEZING)
-    return Course(duration, every)
+    return Course(duration, every, discriminator_known)
 
 
 def _weights(draft: Draft, model: Named) -> None:

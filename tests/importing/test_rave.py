@@ -323,6 +323,21 @@ def test_what_has_no_counterpart_is_said_aloud(tmp_path, capsys):
     assert "NOT TAKEN: Thing.size = 3 (line " in said and "NOT TAKEN: GeneratorV2.swing = 2 (line " in said
 
 
+def test_a_strange_discriminator_is_replaced_and_the_rest_is_kept(tmp_path, capsys):
+    fixture = changed(load("v2"), "RAVE.discriminator = @", "RAVE.discriminator = @mine.Jury #")
+    fixture["config"] += "mine.Jury.seats = 12\n"
+    assert bring(write(fixture, tmp_path / "theirs"), tmp_path / "ours") == 0
+    said = capsys.readouterr().out
+    assert "RAVE.discriminator = @mine.Jury cannot be imported" in said and "Jury.seats" not in said
+    assert "optimiser of the generator: goes on" in said and "optimiser of the discriminator: starts fresh" in said
+    opened = open_run(tmp_path / "ours")
+    wrapper = effective(tmp_path / "ours").build_argument(training.train, "wrapper")
+    wrapper.load_state_dict(opened.state_dict)
+    key = "decoder.net.0.weight_v"
+    assert torch.equal(opened.part("codec")[key], fixture["checkpoint"]["state_dict"][key])
+    assert opened.part("adversary")["discriminator.discriminators.0.layers.0.net.0.weight_v"].isfinite().all()
+
+
 def test_files_that_are_not_there_or_not_whole(tmp_path, capsys):
     fixture = load("v2_phase_1")
 
