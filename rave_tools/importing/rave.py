@@ -12,7 +12,7 @@ from torch import Tensor
 from rave_tools import migrations
 from rave_tools.errors import RunError
 from rave_tools.importing import rave_config, rave_model
-from rave_tools.importing.pickles import Record, load_foreign
+from rave_tools.importing.pickles import Record, load_foreign, spoilt_record
 from rave_tools.importing.rave_training import Player
 from rave_tools.importing.registry import Choice, Imported
 
@@ -47,6 +47,10 @@ def read(path: Path, choice: Choice) -> Imported:
     if others:
         notes.append(f"of {len(others) + 1} checkpoints the newest is taken, {file.name}; others: "
                      f"{', '.join(sorted({other.name for other in others})[:6])} (--checkpoint chooses)")  # fmt: skip
+    spoilt = spoilt_record(file)
+    if spoilt is not None:
+        notes.append(f"NOT WHOLE: the checksum of {spoilt} in {file.name} is wrong: the file has probably been damaged "
+                     "since it was written, and some weights are not what they were; copy it again")  # fmt: skip
     channels = _channels(table, state, notes)
     optimizers = _optimizer_states(content)
     players = _players(content, optimizers)
@@ -67,8 +71,8 @@ def read(path: Path, choice: Choice) -> Imported:
     if any(field):
         facts["receptive_field"] = field
     ema = _ema(content, notes)
-    for line in translation.untaken:
-        notes.insert(0, f"NOT TAKEN: {line}: it has no counterpart here")
+    notes += [f"NOT TAKEN: {line}: it has no counterpart here" for line in translation.untaken]
+    notes.sort(key=lambda note: not note.startswith(("NOT WHOLE", "NOT TAKEN")))
     if replaced:
         record.append(f"objects in the checkpoint that were not opened: {', '.join(replaced)}")
     record += [f"weights: {line}" for line in dropped]

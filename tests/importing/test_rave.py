@@ -354,6 +354,11 @@ def test_files_that_are_not_there_or_not_whole(tmp_path, capsys):
     file = whole / "version_0" / "checkpoints" / "last.ckpt"
     assert bring(file, tmp_path / "from_file") == 0
     data = file.read_bytes()
+    middle = data.index(fixture["checkpoint"]["state_dict"]["decoder.net.0.weight_v"].numpy().tobytes())
+    file.write_bytes(data[:middle] + b"oops" + data[middle + 4 :])
+    capsys.readouterr()
+    assert bring(file, tmp_path / "spoilt") == 0
+    assert "NOT WHOLE: the checksum of last/data/" in capsys.readouterr().out
     file.write_bytes(data[: len(data) // 2])
     fails(f"is damaged or no checkpoint (truncated at {len(data) // 2} bytes)", whole, tmp_path / "ours")
     file.write_text("lunch")
