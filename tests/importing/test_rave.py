@@ -315,6 +315,13 @@ def test_what_cannot_be_imported_gets_one_line(case, tmp_path, capsys):
     assert not (tmp_path / "ours").exists()
 
 
+def test_the_other_commands_point_to_the_import(tmp_path, capsys):
+    theirs = write(load("v2_phase_1"), tmp_path / "theirs")
+    for path in (theirs, theirs / "version_0", theirs / "version_0" / "checkpoints" / "last.ckpt"):
+        assert main(["export", "--run", str(path)]) == 1
+        assert "If acids-rave made it: rave_tools import --run" in capsys.readouterr().err
+
+
 def test_what_has_no_counterpart_is_said_aloud(tmp_path, capsys):
     fixture = load("v2_phase_1")
     fixture["config"] += "rave.mine.Thing.size = 3\nblocks.GeneratorV2.swing = 2\n"
