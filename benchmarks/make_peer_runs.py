@@ -8,8 +8,8 @@ Each NAME, configurations joined by +, becomes FOLDER/NAME: config.gin, version_
 and averaged weights, and heard.pt: what the peer's model answers to seconds of SOUND, with the run's weights and with
 the averaged ones, in single precision and in double. A few batches leave a model that shouts; so afterwards both sets
 of weights are scaled until every layer answers SOUND at the level of its neighbours, the last one quietly, as a trained
-model does. Codebooks are placed where a name ends in +codes; the second phase begins after four batches. Folders that
-exist are kept.
+model does; +raw after a name leaves them as they are, to be trained further. Codebooks are placed where a name ends in
++codes; the second phase begins after four batches. Folders that exist are kept.
 """
 
 import sys
@@ -72,21 +72,24 @@ def answers(model: Any, case: small.Case, x: torch.Tensor) -> dict[str, Any]:
 def make(name: str, folder: Path, sound: torch.Tensor) -> None:
     """One run."""
     parts = name.split("+")
-    configs = tuple(f"{part}.gin" for part in parts if part != "codes")
+    configs = tuple(f"{part}.gin" for part in parts if part not in ("codes", "raw"))
     case = small.Case(configs, ("PHASE_1_DURATION = 4",), batches=BATCHES, quantised="codes" in parts)
     model = small.build(case)
-    small.enliven(model)
+    if "raw" not in parts:
+        small.enliven(model)
     checkpoints = folder / "version_0" / "checkpoints"
     checkpoints.mkdir(parents=True)
     checkpoint = small.train(model, case, folder)
     averaged = checkpoint["callbacks"]["EMA"]
     if case.quantised:
         small.place_codes(model)
-    level(model, sound)
+    if "raw" not in parts:
+        level(model, sound)
     checkpoint["state_dict"] = {key: value.clone() for key, value in model.state_dict().items()}
     heard = {"last": answers(model, case, sound)}
     model.load_state_dict(averaged, strict=False)
-    level(model, sound)
+    if "raw" not in parts:
+        level(model, sound)
     averaged.update({key: value.data.clone() for key, value in model.named_parameters()})
     heard["ema"] = answers(model, case, sound)
     torch.save(heard, folder / "heard.pt")
