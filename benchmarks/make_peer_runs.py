@@ -8,8 +8,8 @@ Each NAME, configurations joined by +, becomes FOLDER/NAME: config.gin, version_
 and averaged weights, and heard.pt: what the peer's model answers to seconds of SOUND, with the run's weights and with
 the averaged ones, in single precision and in double. A few batches leave a model that shouts; so afterwards both sets
 of weights are scaled until every layer answers SOUND at the level of its neighbours, the last one quietly, as a trained
-model does; +raw after a name leaves them as they are, to be trained further. Codebooks are placed where a name ends in
-+codes; the second phase begins after four batches. Folders that exist are kept.
+model does; the second phase begins after four batches. After a name, +raw leaves the weights as they are, to be trained
+further, +codes places the codebooks, +stereo gives two channels. Folders that exist are kept.
 """
 
 import sys
@@ -72,8 +72,12 @@ def answers(model: Any, case: small.Case, x: torch.Tensor) -> dict[str, Any]:
 def make(name: str, folder: Path, sound: torch.Tensor) -> None:
     """One run."""
     parts = name.split("+")
-    configs = tuple(f"{part}.gin" for part in parts if part not in ("codes", "raw"))
-    case = small.Case(configs, ("PHASE_1_DURATION = 4",), batches=BATCHES, quantised="codes" in parts)
+    configs = tuple(f"{part}.gin" for part in parts if part not in ("codes", "raw", "stereo"))
+    channels = 2 if "stereo" in parts else 1
+    case = small.Case(
+        configs, ("PHASE_1_DURATION = 4",), channels=channels, batches=BATCHES, quantised="codes" in parts
+    )
+    sound = sound if channels == 2 else sound.mean(1, keepdim=True)
     model = small.build(case)
     if "raw" not in parts:
         small.enliven(model)
@@ -104,7 +108,9 @@ def main(folder: Path, file: Path, *names: str) -> None:
     samples, rate = soundfile.read(file, frames=SECONDS * 44100, start=10 * 44100, dtype="float32", always_2d=True)
     if rate != 44100:
         raise ValueError(f"{file} has {rate} Hz; the models here have 44100")
-    sound = torch.from_numpy(samples.mean(1))[None, None, : len(samples) // 4096 * 4096]
+    if samples.shape[1] != 2:
+        raise ValueError(f"{file} has {samples.shape[1]} channels; two are needed")
+    sound = torch.from_numpy(samples.T)[None, :, : len(samples) // 4096 * 4096]
     for name in names:
         if (folder / name).exists():
             continue
