@@ -251,15 +251,17 @@ def through(model: rave.RAVE, case: Case, x: Tensor) -> dict[str, Any]:
 
 
 def go_on(model: rave.RAVE, checkpoint: dict[str, Any], x: Tensor) -> dict[str, Any]:
-    """One more update of the generator, with optimisers that take up the checkpoint: what ours must do as well."""
+    """One more update of the generator, with optimisers that take up the checkpoint: what ours must do as well.
+
+    Returns:
+        The weights of the decoder, and what was drawn at random.
+    """
     players = [player["optimizer"] for player in model.configure_optimizers()]
     for optimizer, state in zip(players, checkpoint["optimizer_states"], strict=True):
         optimizer.load_state_dict(copy.deepcopy(state))
     model.train()
     model.optimizers = lambda: players
     model.log = model.log_dict = lambda *_, **__: None
-    field = model.receptive_field.clone()
-    model.receptive_field.zero_()
     normal, drawn = torch.randn_like, []
 
     def record(*args: Any, **kwargs: Any) -> Tensor:
@@ -268,12 +270,12 @@ def go_on(model: rave.RAVE, checkpoint: dict[str, Any], x: Tensor) -> dict[str, 
 
     torch.randn_like = record
     try:
-        model.training_step(x.repeat(1, 1, 8), 1)
+        with recorded_noise() as uniform:
+            model.training_step(x, 1)
     finally:
         torch.randn_like = normal
-    model.receptive_field.copy_(field)
-    moved = {key: value for key, value in model.named_parameters() if key.startswith("decoder.") and value.numel() < 99}
-    return {"gaussian": drawn[0], "weights": moved}
+    weights = {key: value.detach() for key, value in model.named_parameters() if key.startswith("decoder.")}
+    return {"x": x, "gaussian": drawn, "uniform": uniform, "weights": weights}
 
 
 def make(name: str, folder: Path) -> dict[str, Any]:
@@ -299,7 +301,12 @@ def make(name: str, folder: Path) -> dict[str, Any]:
     for key in [key for key in checkpoint["callbacks"].get("EMA", {}) if key.startswith(DERIVED)]:
         del checkpoint["callbacks"]["EMA"][key]
     if name == "v2":
-        out["continued"] = go_on(model, checkpoint, out["x"])
+        field = model.receptive_field.clone()
+        model.receptive_field.zero_()  # whose crop would leave nothing of so short a window
+        after = go_on(model, checkpoint, out["x"].repeat(1, 1, 8))
+        model.receptive_field.copy_(field)
+        few = {key: value for key, value in after["weights"].items() if value.numel() < 99}
+        out["continued"] = {"gaussian": after["gaussian"][0], "weights": few}
     return {**out, "checkpoint": checkpoint}
 
 

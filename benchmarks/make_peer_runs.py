@@ -9,7 +9,8 @@ and averaged weights, and heard.pt: what the peer's model answers to seconds of 
 the averaged ones, in single precision and in double. A few batches leave a model that shouts; so afterwards both sets
 of weights are scaled until every layer answers SOUND at the level of its neighbours, the last one quietly, as a trained
 model does; the second phase begins after four batches. After a name, +raw leaves the weights as they are, to be trained
-further, +codes places the codebooks, +stereo gives two channels. Folders that exist are kept.
+further, and next.pt beside them is one more update of the generator; +codes places the codebooks, +stereo gives two
+channels. Folders that exist are kept.
 """
 
 import sys
@@ -24,6 +25,7 @@ import torch
 BATCHES = 7
 SECONDS = 4
 QUIET = 0.1
+WINDOW = 131072
 
 
 def weighted(layer: Any) -> bool:
@@ -97,6 +99,9 @@ def make(name: str, folder: Path, sound: torch.Tensor) -> None:
     averaged.update({key: value.data.clone() for key, value in model.named_parameters()})
     heard["ema"] = answers(model, case, sound)
     torch.save(heard, folder / "heard.pt")
+    if "raw" in parts:
+        model.load_state_dict(checkpoint["state_dict"])
+        torch.save(small.go_on(model, checkpoint, sound[..., :WINDOW]), folder / "next.pt")
     (folder / "config.gin").write_text(small.operative())
     torch.save(checkpoint, checkpoints / "last.ckpt")
     (folder / "run.ckpt").unlink()
