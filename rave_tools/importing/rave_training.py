@@ -217,7 +217,7 @@ def _discriminator(draft: Draft, model: Named) -> bool:
         draft.notes.append(f"NOT TAKEN: {error} The model is whole without it; training goes on against a new "
                            "discriminator, that of v2")  # fmt: skip
         draft.bind(ADVERSARY, "discriminator", Ours(DISCRIMINATORS["CombineDiscriminators"].ours))
-        for name in {line.name for line in draft.table.lines.values()} & _inside(foreign, draft.table):
+        for name in _inside(foreign, draft.table):
             draft.ignore(name, {"*": "the discriminator is not taken"})
         return False
     draft.bind(ADVERSARY, "discriminator", draft.choose(model, "discriminator", foreign, slot))
@@ -226,12 +226,17 @@ def _discriminator(draft: Draft, model: Named) -> bool:
 
 def _inside(value: Any, table: Table) -> set[str]:
     """The classes that a value names, and those that are bound to them in turn."""
-    if isinstance(value, (list, tuple)):
-        return {name for item in value for name in _inside(item, table)}
-    if not isinstance(value, Named):
-        return set()
-    bound = [table.resolved(line.value, value.scope) for line in table.lines.values() if line.name == value.name]
-    return {value.name, *_inside(bound, table)}
+    found: set[str] = set()
+    waiting = [value]
+    while waiting:
+        item = waiting.pop()
+        if isinstance(item, (list, tuple)):
+            waiting += item
+        elif isinstance(item, Named) and item.name not in found:
+            found.add(item.name)
+            lines = [line for line in table.lines.values() if line.name == item.name]
+            waiting += [table.resolved(line.value, item.scope) for line in lines]
+    return found
 
 
 def _judges(draft: Draft, model: Named) -> None:

@@ -332,10 +332,11 @@ def test_what_has_no_counterpart_is_said_aloud(tmp_path, capsys):
 
 def test_a_strange_discriminator_is_replaced_and_the_rest_is_kept(tmp_path, capsys):
     fixture = changed(load("v2"), "RAVE.discriminator = @", "RAVE.discriminator = @mine.Jury #")
-    fixture["config"] += "mine.Jury.seats = 12\n"
+    fixture["config"] += "mine.Jury.seats = 12\nmine.Jury.clerks = [@mine.Clerk]\nmine.Clerk.chief = @mine.Jury\n"
     assert bring(write(fixture, tmp_path / "theirs"), tmp_path / "ours") == 0
     said = capsys.readouterr().out
     assert "RAVE.discriminator = @mine.Jury cannot be imported" in said and "Jury.seats" not in said
+    assert "Clerk" not in said
     assert "optimiser of the generator: goes on" in said and "optimiser of the discriminator: starts fresh" in said
     opened = open_run(tmp_path / "ours")
     wrapper = effective(tmp_path / "ours").build_argument(training.train, "wrapper")
