@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 import gin
+import numpy as np
 import rave
 import torch
-from rave import blocks, core, discriminator, pqmf, quantization
+from rave import blocks, core, descript_discriminator, discriminator, pqmf, quantization
 from torch import Tensor, nn
 
 TINY = {"CAPACITY": 4, "LATENT_SIZE": 8}
@@ -300,6 +301,33 @@ def make_discriminators() -> dict[str, Any]:
     return out
 
 
+@torch.no_grad()
+def make_descript() -> dict[str, Any]:
+    """Every 97th value of Descript's feature maps; the weights are too many to keep, and drawn by a fixed rule instead.
+
+    The rule, for tensor i of the state dict, windows left out: uniform numbers in [-1, 1) of numpy's RandomState(i);
+    lengths of weights (weight_g) are 1.2 + 0.4 u, biases 0.1 u.
+    """
+    gin.clear_config()
+    sizes = {"periods": [2, 3, 5], "fft_sizes": [128, 64]}
+    out: dict[str, Any] = {**sizes, "every": 97}
+    for name, channels, length in (("mono", 1, 1021), ("stereo", 2, 1020), ("three", 3, 700)):
+        model = descript_discriminator.DescriptDiscriminator(**sizes, n_channels=channels)
+        kept = {k: v for k, v in model.state_dict().items() if not k.endswith(".window")}
+        for index, (key, value) in enumerate(kept.items()):
+            drawn = torch.from_numpy(np.random.RandomState(index).uniform(-1, 1, value.shape)).float()
+            value.copy_(1.2 + 0.4 * drawn if key.endswith("weight_g") else 0.1 * drawn if "bias" in key else drawn)
+        x = sound(2, channels, length)
+        features = [[{"shape": list(f.shape), "values": f.flatten()[::97]} for f in scale] for scale in model(x)]
+        out[name] = {
+            "shapes": {k: list(v.shape) for k, v in kept.items()},
+            "every_key": list(model.state_dict()),
+            "x": x,
+            "features": features,
+        }
+    return out
+
+
 def with_gradient(function: Callable[[Tensor, Tensor], Any], target: Tensor, estimate: Tensor) -> dict[str, Any]:
     """Named values, and the gradient of their sum with respect to the estimate."""
     estimate = estimate.clone().requires_grad_()
@@ -501,6 +529,7 @@ def main(folder: Path, *only: str) -> None:
         "rave_v2_small": lambda: make_model("v2_small"),
         "rave_v2_noise_stereo": lambda: make_model("v2", channels=2, mixins=("noise.gin",)),
         "discriminators": make_discriminators,
+        "descript": make_descript,
         "losses": make_losses,
         "training_phase_1": lambda: make_training(adversarial=False),
         "training_phase_2": lambda: make_training(adversarial=True),

@@ -117,6 +117,17 @@ DISCRIMINATORS = {
         ignored={"n_channels": GIVEN},
         fixed={"channels": CHANNELS},
     ),
+    "DescriptDiscriminator": Part(
+        f"{CRITERIA}.discriminators.descript.DescriptDiscriminator",
+        takes={
+            "periods": Take("periods", (2, 3, 5, 7, 11)),
+            "fft_sizes": Take("fft_sizes", (2048, 1024, 512)),
+            "bands": Take("bands", ((0.0, 0.1), (0.1, 0.25), (0.25, 0.5), (0.5, 0.75), (0.75, 1.0))),
+        },
+        neutral={"rates": ([], ())},
+        ignored={"n_channels": GIVEN, "sample_rate": "stands for nothing in it"},
+        fixed={"capacity": 32, "channels": CHANNELS},
+    ),
 }
 
 FEATURE_MATCHING = {

@@ -3,12 +3,14 @@
 from functools import partial
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from rave_tools.criteria import adversarial, distances, multiresolution
 from rave_tools.criteria.discriminators.combine import CombineDiscriminators
 from rave_tools.criteria.discriminators.convnet import ConvNet
+from rave_tools.criteria.discriminators.descript import DescriptDiscriminator
 from rave_tools.criteria.discriminators.multi_period import MultiPeriodDiscriminator
 from rave_tools.criteria.discriminators.multi_scale import MultiScaleDiscriminator
 from rave_tools.criteria.discriminators.spectral import (
@@ -140,6 +142,54 @@ def test_discriminators(discriminators: dict, name: str) -> None:
     for features, theirs in zip(scales, case["features"], strict=True):
         for mine, other in zip([*features.maps, features.logits], theirs, strict=True):
             close(mine.detach(), other)
+
+
+def by_rule(shapes: dict) -> dict:
+    """The weights that the fixture's README describes."""
+    weights = {}
+    for index, (key, shape) in enumerate(shapes.items()):
+        drawn = torch.from_numpy(np.random.RandomState(index).uniform(-1, 1, shape)).float()
+        weights[key] = 1.2 + 0.4 * drawn if key.endswith("weight_g") else 0.1 * drawn if "bias" in key else drawn
+    return weights
+
+
+@pytest.mark.parametrize(("name", "channels"), [("mono", 1), ("stereo", 2), ("three", 3)])
+def test_descript(name: str, channels: int) -> None:
+    facts = torch.load(FIXTURES / "descript.pt", weights_only=True)
+    case = facts[name]
+    ours = DescriptDiscriminator(periods=facts["periods"], fft_sizes=facts["fft_sizes"], channels=channels)
+    assert {key: list(value.shape) for key, value in ours.state_dict().items()} == case["shapes"]
+    ours.load_state_dict(by_rule(case["shapes"]), strict=True)
+    with torch.no_grad():
+        scales = ours(case["x"])
+    assert len(scales) == len(case["features"]) == 5
+    for features, theirs in zip(scales, case["features"], strict=True):
+        for mine, other in zip([*features.maps, features.logits], theirs, strict=True):
+            assert list(mine.shape) == other["shape"]
+            close(mine.flatten()[:: facts["every"]], other["values"])
+
+
+def test_descript_has_the_size_of_the_peers() -> None:
+    with torch.device("meta"):
+        ours = DescriptDiscriminator()
+    assert sum(p.numel() for p in ours.parameters()) == 42_519_760
+
+
+def test_descript_judges_each_example_alone() -> None:
+    """Loudness and offset of one are nothing to it, nor to its neighbours in the batch."""
+    torch.manual_seed(0)
+    ours = DescriptDiscriminator(periods=[2, 3], fft_sizes=[64], capacity=2)
+    first, second = torch.randn(2, 1, 1, 500)
+    together = ours(torch.cat([first, 0.01 * second + 0.3]))
+    alone = ours(second)
+    for both, one in zip(together, alone, strict=True):
+        close(both.logits[1:].detach(), one.logits.detach(), 1e-4)
+    assert all(torch.isfinite(scale.logits).all() for scale in ours(torch.zeros(1, 1, 500)))
+
+
+def test_a_band_without_bins_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"spectrum of 8 samples has no bin in the bands \[\(0.0, 0.1\)\]"):
+        DescriptDiscriminator(fft_sizes=[8], capacity=2)
 
 
 def test_feature_matching_is_the_mean_of_the_means(discriminators: dict) -> None:

@@ -14,6 +14,8 @@ from rave_tools import config
 from rave_tools.cli import opening
 from rave_tools.cli.main import main
 from rave_tools.contracts import AudioBatch
+from rave_tools.importing import rave_config
+from rave_tools.importing.rave_training import Player
 from rave_tools.runs import RunDirectory, open_run
 from rave_tools.training import run as training
 
@@ -328,6 +330,20 @@ def test_what_has_no_counterpart_is_said_aloud(tmp_path, capsys):
     assert bring(write(fixture, tmp_path / "theirs"), tmp_path / "ours") == 0
     said = capsys.readouterr().out
     assert "NOT TAKEN: Thing.size = 3 (line " in said and "NOT TAKEN: GeneratorV2.swing = 2 (line " in said
+
+
+def test_the_discriminator_of_v3_is_carried_over():
+    """Its size is fixed in acids-rave, too large for a fixture; benchmarks/import_null.py imports a whole v3."""
+    name = "descript_discriminator.DescriptDiscriminator"
+    text = changed(load("v2"), "RAVE.discriminator = @", f"RAVE.discriminator = @{name} #")["config"]
+    text += f"{name}.periods = [2, 3]\n{name}.rates = []\n{name}.sample_rate = 44100\n"
+    players = Player({"lr": 1e-3}, True), Player({"lr": 1e-4})
+    translation = rave_config.translate(rave_config.read(text, "v3"), channels=2, players=players)
+    wrapper = config.load([], text=translation.text, text_name="v3").build_argument(training.train, "wrapper")
+    weights = wrapper.adversary.discriminator.state_dict()
+    assert translation.course.discriminator_known and not translation.untaken
+    assert weights["discriminators.1.convs.0.0.weight_v"].shape == (32, 2, 5, 1)
+    assert weights["discriminators.2.band_convs.4.0.0.weight_v"].shape == (32, 4, 3, 9)
 
 
 def test_a_strange_discriminator_is_replaced_and_the_rest_is_kept(tmp_path, capsys):

@@ -57,13 +57,13 @@ class ConvNet(nn.Module):
             x = x.permute(0, 3, 1, 2).flatten(0, 1)
         maps = []
         for layer in self.net:
-            x = _along_time(layer, x) if isinstance(layer, Conv2d) else layer(x)
+            x = along_time(layer, x) if isinstance(layer, Conv2d) else layer(x)
             if not isinstance(layer, nn.LeakyReLU):
                 maps.append(x.unflatten(0, (-1, rows)).permute(0, 2, 3, 1) if rows else x)
         return Features(maps[-1], maps[:-1])
 
 
-def _along_time(layer: Conv2d, x: Tensor) -> Tensor:
+def along_time(layer: Conv2d, x: Tensor) -> Tensor:
     """A (k, 1) convolution of rows that stand in the batch: the same sums as in two dimensions, a sixth faster."""
     return F.conv1d(x, layer.kernel()[..., 0], layer.bias, layer.stride[0], layer.padding[0])
 
