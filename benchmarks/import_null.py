@@ -126,7 +126,7 @@ def main(folder: Path, output: Path, *names: str) -> int:
     torch.set_num_threads(1)
     worst = 0.0
     found = [path.name for path in sorted(folder.iterdir()) if (path / "heard.pt").is_file()]
-    print(f"{'run':<16}{'weights':<9}{'import s':>9}{'latents':>10}{'error':>10}{'rounding':>10}"
+    print(f"{'run':<32}{'weights':<9}{'import s':>9}{'latents':>10}{'error':>10}{'rounding':>10}"
           f"{'null dB':>9}{'exact dB':>10}{'level dBFS':>12}")  # fmt: skip
     for name in names or found:
         start, said = time.perf_counter(), io.StringIO()
@@ -139,11 +139,11 @@ def main(folder: Path, output: Path, *names: str) -> int:
         for which, answer in torch.load(folder / name / "heard.pt", weights_only=True).items():
             latents, error, rounding, null, exact, level = row(output / name, answer, ema=which == "ema")
             worst = max(worst, error)
-            print(f"{name:<16}{which:<9}{took:>9.1f}{latents:>10.1e}{error:>10.1e}{rounding:>10.1e}"
+            print(f"{name:<32}{which:<9}{took:>9.1f}{latents:>10.1e}{error:>10.1e}{rounding:>10.1e}"
                   f"{null:>9.1f}{exact:>10.1f}{level:>12.1f}", flush=True)  # fmt: skip
         if (folder / name / "next.pt").is_file():
             off = update(output / name, torch.load(folder / name / "next.pt", weights_only=True))
-            print(f"{name:<16}next update: {off:.2%} of the way off", flush=True)
+            print(f"{name:<32}next update: {off:.2%} of the way off", flush=True)
     return int(worst > LIMIT)
 
 
