@@ -234,28 +234,34 @@ def recorded_noise() -> Iterator[list[Tensor]]:
 
 
 @torch.no_grad()
-def through(model: rave.RAVE, case: Case) -> dict[str, Any]:
-    """Audio through the mean of the latents, as the model's forward has it but for the random part."""
-    model.eval()
-    x = sound(1, case.channels, case.length)
+def mean_latent(model: rave.RAVE, case: Case, x: Tensor) -> Tensor:
+    """Latents as the model's forward has them, but for the random part of the variational ones."""
     encoded = model.encode(x) if case.version >= "2.3" else model.encoder(model.pqmf(x))
     variational = isinstance(model.encoder, rave.blocks.VariationalEncoder)
-    latent = encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
+    return encoded.chunk(2, 1)[0] if variational else model.encoder.reparametrize(encoded)[0]
+
+
+@torch.no_grad()
+def through(model: rave.RAVE, case: Case, x: Tensor) -> dict[str, Any]:
+    """Audio through the mean of the latents."""
+    latent = mean_latent(model.eval(), case, x)
     with recorded_noise() as uniform:
         audio = model.decode(latent)
     return {"x": x, "latent": latent, "audio": audio, "uniform": uniform}
 
 
 def go_on(model: rave.RAVE, checkpoint: dict[str, Any], x: Tensor) -> dict[str, Any]:
-    """One more update of the generator, with optimisers that take up the checkpoint: what ours must do as well."""
+    """One more update of the generator, with optimisers that take up the checkpoint: what ours must do as well.
+
+    Returns:
+        The weights of the decoder, and what was drawn at random.
+    """
     players = [player["optimizer"] for player in model.configure_optimizers()]
     for optimizer, state in zip(players, checkpoint["optimizer_states"], strict=True):
         optimizer.load_state_dict(copy.deepcopy(state))
     model.train()
     model.optimizers = lambda: players
     model.log = model.log_dict = lambda *_, **__: None
-    field = model.receptive_field.clone()
-    model.receptive_field.zero_()
     normal, drawn = torch.randn_like, []
 
     def record(*args: Any, **kwargs: Any) -> Tensor:
@@ -264,12 +270,12 @@ def go_on(model: rave.RAVE, checkpoint: dict[str, Any], x: Tensor) -> dict[str, 
 
     torch.randn_like = record
     try:
-        model.training_step(x.repeat(1, 1, 8), 1)
+        with recorded_noise() as uniform:
+            model.training_step(x, 1)
     finally:
         torch.randn_like = normal
-    model.receptive_field.copy_(field)
-    moved = {key: value for key, value in model.named_parameters() if key.startswith("decoder.") and value.numel() < 99}
-    return {"gaussian": drawn[0], "weights": moved}
+    weights = {key: value.detach() for key, value in model.named_parameters() if key.startswith("decoder.")}
+    return {"x": x, "gaussian": drawn, "uniform": uniform, "weights": weights}
 
 
 def make(name: str, folder: Path) -> dict[str, Any]:
@@ -289,12 +295,18 @@ def make(name: str, folder: Path) -> dict[str, Any]:
         checkpoint = {"epoch": 0, "global_step": steps["training_steps"], "pytorch-lightning_version": pl.__version__,
                       "callbacks": {"WarmupCallback": steps}}  # fmt: skip
     state = {key: value.clone() for key, value in model.state_dict().items()}
-    out = {"config": operative(), "every_key": list(state), **through(model, case)}
+    x = sound(1, case.channels, case.length)
+    out = {"config": operative(), "every_key": list(state), **through(model, case, x)}
     checkpoint["state_dict"] = {key: value for key, value in state.items() if not key.startswith(DERIVED)}
     for key in [key for key in checkpoint["callbacks"].get("EMA", {}) if key.startswith(DERIVED)]:
         del checkpoint["callbacks"]["EMA"][key]
     if name == "v2":
-        out["continued"] = go_on(model, checkpoint, out["x"])
+        field = model.receptive_field.clone()
+        model.receptive_field.zero_()  # whose crop would leave nothing of so short a window
+        after = go_on(model, checkpoint, out["x"].repeat(1, 1, 8))
+        model.receptive_field.copy_(field)
+        few = {key: value for key, value in after["weights"].items() if value.numel() < 99}
+        out["continued"] = {"gaussian": after["gaussian"][0], "weights": few}
     return {**out, "checkpoint": checkpoint}
 
 

@@ -154,8 +154,9 @@ def open_run(path: str | os.PathLike[str], *, which: str = LAST, ema: bool = Fal
         raise RunError(f"{file}: {error}") from error
     config_text = content.get("config")
     if "state_dict" not in content or not config_text:
+        hint = _how_to_import(file) if "pytorch-lightning_version" in content else ""
         raise RunError(f"{file} is no checkpoint of rave_tools: it holds {', '.join(sorted(map(str, content)))}, "
-                       "and not both state_dict and config.")
+                       f"and not both state_dict and config.{hint}")
     state = dict(content["state_dict"])
     if ema:
         averaged = content.get("ema")
@@ -191,6 +192,8 @@ def find_checkpoint(path: Path, which: str = LAST) -> Path:
         raise RunError(f"{folder.parent} has no '{which}' checkpoint; it has {', '.join(others)}.")
     inside = sorted(item.parent.name for item in path.glob(f"*/{CHECKPOINTS_NAME}"))
     if inside:
+        if all(name.startswith("version_") for name in inside):
+            raise RunError(f"{path} looks like a run of acids-rave.{_how_to_import(path)}")
         raise RunError(f"{path} is a folder of runs; choose one: {', '.join(inside[:8])}.")
     raise RunError(f"{path} has no checkpoint: the run ended before it wrote one, or this is no run.")
 
@@ -224,7 +227,8 @@ def load_checkpoint(path: Path) -> dict[str, Any]:
     except Exception as error:
         if isinstance(error, pickle.UnpicklingError) and begins_as_torch(path):
             raise RunError(f"{path} holds Python objects and is not opened, for they could run code; "
-                           "rave_tools writes checkpoints of tensors and plain values only.") from error
+                           "rave_tools writes checkpoints of tensors and plain values only."
+                           f"{_how_to_import(path)}") from error
         raise RunError(f"{path} is damaged ({damage(path)}).{_good_one_beside(path)}") from error
     if not isinstance(content, dict):
         raise RunError(f"{path} is no checkpoint of rave_tools: it holds one {type(content).__name__}.")
@@ -333,6 +337,10 @@ def begins_as_torch(path: Path) -> bool:
     """True when the first bytes are a zip archive's, torch's format since 1.6."""
     with path.open("rb") as stream:
         return stream.read(2) == b"PK"
+
+
+def _how_to_import(path: Path) -> str:
+    return f" If acids-rave made it: rave_tools import --run {path} --output RUN makes a run of it."
 
 
 def _good_one_beside(path: Path) -> str:

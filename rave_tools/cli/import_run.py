@@ -49,7 +49,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     choice = Choice(flags["checkpoint"].value, Path(config_file).expanduser() if config_file else None)
     imported = reader(name)(path, choice)
     text, wrapper = _built(imported)
-    check_weights(imported.state_dict, wrapper, of=str(path))
+    check_weights(imported, wrapper, of=str(path))
     made = content(imported, wrapper, config_text=text)
     folder.create()
     folder.write_config(text)
@@ -81,7 +81,7 @@ def lines_of(imported: "Imported", wrapper: Any, made: dict[str, Any]) -> Sequen
     codec = wrapper.codec
     lines = [
         f"imported: {type(codec).__name__}, {codec.sample_rate} Hz, {codec.channels} channels, {codec.hop} samples per "
-        f"latent frame, {len(made['state_dict'])} weights, each in its place"
+        f"latent frame, {len(imported.state_dict)} weights, each in its place"
     ]
     players = ("generator", "discriminator")
     for index, (player, optimizer) in enumerate(zip(players, made["optimizer_states"], strict=False)):

@@ -107,17 +107,28 @@ class Table:
         """Whether anything is bound to a class, in any scope."""
         return any(key[1] == name for key in self.lines)
 
-    def get(self, owner: Named, parameter: str) -> Any:
-        """What gin would hand to a class, or `MISSING`: the binding of the innermost scope that has one.
+    def get(self, owner: Named, parameter: str, default: Any = MISSING) -> Any:
+        """What gin would hand to a class, or the default: the binding of the innermost scope that has one.
 
         Macros are followed; references come as `Named`. Every binding that was looked at counts as asked for.
         """
-        value: Any = MISSING
+        value = default
         for depth in range(len(owner.scope) + 1):
             key = ("/".join(owner.scope[:depth]), owner.name, parameter)
             if key in self.lines:
                 self._asked.add(key)
                 value = self.resolved(self.lines[key].value, owner.scope)
+        return value
+
+    def need(self, owner: Named, parameter: str) -> Any:
+        """As `get`, of something that must be bound.
+
+        Raises:
+            ConfigError: it is not.
+        """
+        value = self.get(owner, parameter)
+        if value is MISSING:
+            raise ConfigError(f"{self.origin} does not bind {owner.name}.{parameter}, without which there is no model")
         return value
 
     def resolved(self, value: Any, scope: tuple[str, ...], _through: tuple[str, ...] = ()) -> Any:

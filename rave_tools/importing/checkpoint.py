@@ -25,24 +25,25 @@ class Learner(Protocol):
         """Parameters of each player, in the order in which its optimiser numbers them."""
 
 
-def check_weights(imported: Mapping[str, Tensor], model: Learner, *, of: str) -> None:
+def check_weights(imported: Imported, model: Learner, *, of: str) -> None:
     """Every weight of the model must be among the imported ones, in its shape, and none must be left over.
 
     Args:
-        imported: weights under our names.
+        imported: the run.
         model: built from the translated configuration.
         of: what was imported, for the error.
 
     Raises:
         RunError: lists the weights that are missing, left over or of another shape.
     """
-    own = model.state_dict()
-    problems = [f"{name} is missing" for name in own if name not in imported]
-    problems += [f"{name} {tuple(value.shape)} is left over" for name, value in imported.items() if name not in own]
+    weights = imported.state_dict
+    own = {name: value for name, value in model.state_dict().items() if not name.startswith(imported.fresh)}
+    problems = [f"{name} is missing" for name in own if name not in weights]
+    problems += [f"{name} {tuple(value.shape)} is left over" for name, value in weights.items() if name not in own]
     problems += [
-        f"{name} is {tuple(imported[name].shape)} instead of {tuple(value.shape)}"
+        f"{name} is {tuple(weights[name].shape)} instead of {tuple(value.shape)}"
         for name, value in own.items()
-        if name in imported and imported[name].shape != value.shape
+        if name in weights and weights[name].shape != value.shape
     ]
     if problems:
         more = f"; and {len(problems) - LISTED} more" if len(problems) > LISTED else ""
@@ -68,7 +69,9 @@ def content(imported: Imported, model: Learner, *, config_text: str) -> dict[str
         order = [names[id(parameter)] for parameter in parameters]
         optimizers.append({"state": _states(order, saved), "param_groups": [{"params": list(range(len(order)))}]})
     made: dict[str, Any] = {
-        "state_dict": {name: imported.state_dict[name].detach().to(value.dtype).clone() for name, value in own.items()},
+        "state_dict": {
+            name: imported.state_dict.get(name, value).detach().to(value.dtype).clone() for name, value in own.items()
+        },
         "optimizer_states": optimizers,
         "scaler": {},
         "config": config_text,

@@ -7,6 +7,7 @@ place of everything else: its class is never looked up, its constructor never ca
 
 import collections
 import pickle
+import zipfile
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -95,6 +96,20 @@ def load_foreign(path: Path) -> tuple[dict[Any, Any], list[str]]:
     if not isinstance(content, dict):
         raise RunError(f"{path} is no checkpoint: it holds one {type(content).__name__}")
     return content, sorted(replaced)
+
+
+def spoilt_record(path: Path) -> str | None:
+    """The first part of a checkpoint whose checksum is wrong, which torch does not look at; None if all are right.
+
+    Files of the time before torch 1.6 have no checksums.
+    """
+    if not zipfile.is_zipfile(path):
+        return None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip()
+    except (zipfile.BadZipFile, EOFError) as error:
+        return str(error)
 
 
 def _load(path: Path, replaced: set[str]) -> Any:

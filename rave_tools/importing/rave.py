@@ -11,9 +11,9 @@ from torch import Tensor
 
 from rave_tools import migrations
 from rave_tools.errors import RunError
-from rave_tools.importing import rave_config
-from rave_tools.importing.pickles import Record, load_foreign
-from rave_tools.importing.rave_config import Player
+from rave_tools.importing import rave_config, rave_model
+from rave_tools.importing.pickles import Record, load_foreign, spoilt_record
+from rave_tools.importing.rave_training import Player
 from rave_tools.importing.registry import Choice, Imported
 
 CONFIG_NAME = "config.gin"
@@ -47,6 +47,10 @@ def read(path: Path, choice: Choice) -> Imported:
     if others:
         notes.append(f"of {len(others) + 1} checkpoints the newest is taken, {file.name}; others: "
                      f"{', '.join(sorted({other.name for other in others})[:6])} (--checkpoint chooses)")  # fmt: skip
+    spoilt = spoilt_record(file)
+    if spoilt is not None:
+        notes.append(f"NOT WHOLE: the checksum of {spoilt} in {file.name} is wrong: the file has probably been damaged "
+                     "since it was written, and some weights are not what they were; copy it again")  # fmt: skip
     channels = _channels(table, state, notes)
     optimizers = _optimizer_states(content)
     players = _players(content, optimizers)
@@ -56,6 +60,10 @@ def read(path: Path, choice: Choice) -> Imported:
     text += _quantization(translation, state, weights, counters["generator_updates"], notes)
     notes += translation.notes
     named = _by_name(state, optimizers, notes)
+    fresh = () if translation.course.discriminator_known else ("adversary.",)
+    if fresh:
+        weights = {key: value for key, value in weights.items() if not key.startswith(fresh)}
+        named = [named[0], None] if named else named
     field = [int(value) for value in state.get("receptive_field", [])]
     facts: dict[str, Any] = {"imported": {"from": "acids-rave", "checkpoint": file.name,
                                           "global_step": int(content.get("global_step", 0))}}  # fmt: skip
@@ -63,13 +71,13 @@ def read(path: Path, choice: Choice) -> Imported:
     if any(field):
         facts["receptive_field"] = field
     ema = _ema(content, notes)
-    for line in translation.untaken:
-        notes.insert(0, f"NOT TAKEN: {line}: it has no counterpart here")
+    notes += [f"NOT TAKEN: {line}: it has no counterpart here" for line in translation.untaken]
+    notes.sort(key=lambda note: not note.startswith(("NOT WHOLE", "NOT TAKEN")))
     if replaced:
         record.append(f"objects in the checkpoint that were not opened: {', '.join(replaced)}")
     record += [f"weights: {line}" for line in dropped]
     record += [f"binding {binding} is left out: {reason}" for binding, reason in translation.left]
-    return Imported(text, weights, ema, named, counters, facts, notes, record)
+    return Imported(text, weights, ema, named, counters, facts, notes, record, fresh)
 
 
 def find_checkpoint(path: Path, name: str | None) -> tuple[Path, list[Path]]:
@@ -157,7 +165,7 @@ def _channels(table: Any, state: Mapping[str, Tensor], notes: list[str]) -> int:
                   if key in state), None)  # fmt: skip
     if first is None:
         return stated or 1
-    channels = max(1, rave_config.channels_of(table, first.shape[1]))
+    channels = max(1, rave_model.channels_of(table, first.shape[1]))
     if stated is None and channels != 1:
         notes.append(f"{CONFIG_NAME} does not say n_channels, as acids-rave's do not; the weights have {channels}")
     elif stated is not None and stated != channels:
@@ -233,7 +241,7 @@ def _counters(
         The counters, the phase, and the configuration, whose first phase ends where it ended.
     """
     batches = _batches(content)
-    duration, every = translation.phase_1_duration, translation.update_discriminator_every
+    duration, every = translation.course.phase_1_duration, translation.course.update_discriminator_every
     if optimizers:
         generator, critic = (adam.updates for adam in optimizers)
         how = "counted by their own optimisers"
@@ -287,7 +295,7 @@ def _quantization(
     start = max(step, translation.quantize_from)
     notes.append(
         "this run was to quantise and never did (a defect of acids-rave): its latents are continuous until training "
-        f"goes on, and quantised from update {start} (--override 'QUANTIZE_FROM = {rave_config.NEVER}' for never)"
+        f"goes on, and quantised from update {start} (--override 'QUANTIZE_FROM = {rave_model.NEVER}' for never)"
     )
     return f"QUANTIZE_FROM = {start}\n"
 

@@ -28,6 +28,7 @@ class Imported:
         facts: further plain values for the checkpoint.
         notes: sentences for the person, in the order of their weight.
         record: everything that was decided, line by line, to be kept beside the run.
+        fresh: beginnings of names of weights that are not imported but begin anew.
     """
 
     config_text: str
@@ -38,6 +39,7 @@ class Imported:
     facts: dict[str, Any] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
     record: list[str] = field(default_factory=list)
+    fresh: tuple[str, ...] = ()
 
 
 Reader = Callable[[Path, "Choice"], Imported]

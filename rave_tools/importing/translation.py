@@ -144,8 +144,7 @@ class Draft:
         for ours, value in part.fixed.items():
             self.bind(part.ours, ours, value, scope=scope)
         for name, take in part.takes.items():
-            value = self.table.get(owner, name)
-            value = take.default if value is MISSING else value
+            value = self.table.get(owner, name, take.default)
             if value is MISSING:
                 continue
             if take.table is not None:
@@ -157,8 +156,7 @@ class Draft:
             else:
                 self.bind(part.ours, take.ours, value, scope=scope, macro=take.macro)
         for name, slot in part.slots.items():
-            value = self.table.get(owner, name)
-            value = slot.default if value is MISSING else value
+            value = self.table.get(owner, name, slot.default)
             if value is not MISSING:
                 self.bind(part.ours, slot.ours, self.choose(owner, name, value, slot, scope=scope), scope=scope)
         for name, allowed in part.neutral.items():

@@ -1,6 +1,7 @@
 """Exported models, our own and those of acids-rave, as machines."""
 
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -93,21 +94,32 @@ def machine_of_file(
         if hasattr(holder[0], "set_buffered"):
             holder[0].set_buffered(0)
 
-    def restart() -> None:
-        if hasattr(holder[0], "set_reset"):
-            holder[0].set_reset(1)
-        else:
-            # acids-rave's exports cannot forget: only a fresh copy has heard nothing.
-            holder[0] = load(path, device)
+    def reset() -> None:
+        holder[0].set_reset(1)
         prepare()
 
-    restart()
+    def reload() -> None:
+        holder[0] = load(path, device)
+        prepare()
+
+    prepare()
     latency = _number(module, "latency_samples")
     ours = latency is not None
     if ours and device != "cpu":
         raise ExportedModelError(f"{path} is made for the CPU; for --device {device} play the run that it comes from")
-    streaming = bool(module.streaming) if ours else remembers(process, channels, hop)
-    restart()
+    if hasattr(module, "set_reset"):
+        restart = reset
+        restart()
+        streaming = bool(module.streaming) if ours else examine(process, restart, channels, hop).remembers
+        restart()
+    else:
+        # acids-rave's exports cannot be told to forget, but what they remember lies in buffers.
+        restart = rewinder(module)
+        found = examine(process, restart, channels, hop)
+        streaming = found.remembers
+        if not found.forgets:
+            restart = reload
+        restart()
     return Machine(
         process=process,
         restart=restart,
@@ -122,13 +134,54 @@ def machine_of_file(
     )
 
 
-def remembers(process: Callable[[Tensor], Tensor], channels: int, hop: int) -> bool:
-    """Whether a model's answer depends on what it heard before: the same block twice, with the same random numbers."""
+def rewinder(module: torch.jit.ScriptModule) -> Callable[[], None]:
+    """A function that puts the buffers of a model back to what they are now."""
+    kept = {name: buffer.clone() for name, buffer in module.named_buffers()}
+
+    @torch.inference_mode()
+    def rewind() -> None:
+        for name, buffer in module.named_buffers():
+            if buffer.shape == kept[name].shape:
+                buffer.copy_(kept[name])
+
+    return rewind
+
+
+@dataclass(frozen=True)
+class Memory:
+    """How a model that says nothing about itself treats the past.
+
+    Attributes:
+        remembers: its answer depends on what it heard before.
+        forgets: restarted, it answers as at first.
+    """
+
+    remembers: bool
+    forgets: bool
+
+
+def examine(process: Callable[[Tensor], Tensor], restart: Callable[[], None], channels: int, hop: int) -> Memory:
+    """Play the same block twice, restart, and play it again, with the same random numbers each time.
+
+    Args:
+        process: the model, which has heard nothing yet.
+        restart: what is to make it forget.
+        channels: that it hears.
+        hop: samples per latent frame.
+    """
     x = 0.1 * torch.randn(1, channels, max(hop, min(4 * hop, LONGEST_PROBE)))
-    answers = []
+
+    def answer() -> Tensor:
+        torch.manual_seed(0)
+        return process(x)
+
     with torch.random.fork_rng(devices=[]):
-        for _ in range(2):
-            torch.manual_seed(0)
-            answers.append(process(x))
-    # A compiler may round the second call otherwise than the first; a memory changes far more than that.
-    return bool((answers[0] - answers[1]).abs().max() > 1e-3 * answers[0].abs().max())
+        first, second = answer(), answer()
+        restart()
+        third = answer()
+
+    def differ(one: Tensor, other: Tensor) -> bool:
+        # A compiler may round the second call otherwise than the first; a memory changes far more than that.
+        return bool((one - other).abs().max() > 1e-3 * one.abs().max())
+
+    return Memory(differ(first, second), not differ(first, third))

@@ -14,6 +14,8 @@ from rave_tools import config
 from rave_tools.cli import opening
 from rave_tools.cli.main import main
 from rave_tools.contracts import AudioBatch
+from rave_tools.importing import rave_config
+from rave_tools.importing.rave_training import Player
 from rave_tools.runs import RunDirectory, open_run
 from rave_tools.training import run as training
 
@@ -315,12 +317,49 @@ def test_what_cannot_be_imported_gets_one_line(case, tmp_path, capsys):
     assert not (tmp_path / "ours").exists()
 
 
+def test_the_other_commands_point_to_the_import(tmp_path, capsys):
+    theirs = write(load("v2_phase_1"), tmp_path / "theirs")
+    for path in (theirs, theirs / "version_0", theirs / "version_0" / "checkpoints" / "last.ckpt"):
+        assert main(["export", "--run", str(path)]) == 1
+        assert "If acids-rave made it: rave_tools import --run" in capsys.readouterr().err
+
+
 def test_what_has_no_counterpart_is_said_aloud(tmp_path, capsys):
     fixture = load("v2_phase_1")
     fixture["config"] += "rave.mine.Thing.size = 3\nblocks.GeneratorV2.swing = 2\n"
     assert bring(write(fixture, tmp_path / "theirs"), tmp_path / "ours") == 0
     said = capsys.readouterr().out
     assert "NOT TAKEN: Thing.size = 3 (line " in said and "NOT TAKEN: GeneratorV2.swing = 2 (line " in said
+
+
+def test_the_discriminator_of_v3_is_carried_over():
+    """Its size is fixed in acids-rave, too large for a fixture; benchmarks/import_null.py imports a whole v3."""
+    name = "descript_discriminator.DescriptDiscriminator"
+    text = changed(load("v2"), "RAVE.discriminator = @", f"RAVE.discriminator = @{name} #")["config"]
+    text += f"{name}.periods = [2, 3]\n{name}.rates = []\n{name}.sample_rate = 44100\n"
+    players = Player({"lr": 1e-3}, True), Player({"lr": 1e-4})
+    translation = rave_config.translate(rave_config.read(text, "v3"), channels=2, players=players)
+    wrapper = config.load([], text=translation.text, text_name="v3").build_argument(training.train, "wrapper")
+    weights = wrapper.adversary.discriminator.state_dict()
+    assert translation.course.discriminator_known and not translation.untaken
+    assert weights["discriminators.1.convs.0.0.weight_v"].shape == (32, 2, 5, 1)
+    assert weights["discriminators.2.band_convs.4.0.0.weight_v"].shape == (32, 4, 3, 9)
+
+
+def test_a_strange_discriminator_is_replaced_and_the_rest_is_kept(tmp_path, capsys):
+    fixture = changed(load("v2"), "RAVE.discriminator = @", "RAVE.discriminator = @mine.Jury #")
+    fixture["config"] += "mine.Jury.seats = 12\nmine.Jury.clerks = [@mine.Clerk]\nmine.Clerk.chief = @mine.Jury\n"
+    assert bring(write(fixture, tmp_path / "theirs"), tmp_path / "ours") == 0
+    said = capsys.readouterr().out
+    assert "RAVE.discriminator = @mine.Jury cannot be imported" in said and "Jury.seats" not in said
+    assert "Clerk" not in said
+    assert "optimiser of the generator: goes on" in said and "optimiser of the discriminator: starts fresh" in said
+    opened = open_run(tmp_path / "ours")
+    wrapper = effective(tmp_path / "ours").build_argument(training.train, "wrapper")
+    wrapper.load_state_dict(opened.state_dict)
+    key = "decoder.net.0.weight_v"
+    assert torch.equal(opened.part("codec")[key], fixture["checkpoint"]["state_dict"][key])
+    assert opened.part("adversary")["discriminator.discriminators.0.layers.0.net.0.weight_v"].isfinite().all()
 
 
 def test_files_that_are_not_there_or_not_whole(tmp_path, capsys):
@@ -339,6 +378,11 @@ def test_files_that_are_not_there_or_not_whole(tmp_path, capsys):
     file = whole / "version_0" / "checkpoints" / "last.ckpt"
     assert bring(file, tmp_path / "from_file") == 0
     data = file.read_bytes()
+    middle = data.index(fixture["checkpoint"]["state_dict"]["decoder.net.0.weight_v"].numpy().tobytes())
+    file.write_bytes(data[:middle] + b"oops" + data[middle + 4 :])
+    capsys.readouterr()
+    assert bring(file, tmp_path / "spoilt") == 0
+    assert "NOT WHOLE: the checksum of last/data/" in capsys.readouterr().out
     file.write_bytes(data[: len(data) // 2])
     fails(f"is damaged or no checkpoint (truncated at {len(data) // 2} bytes)", whole, tmp_path / "ours")
     file.write_text("lunch")

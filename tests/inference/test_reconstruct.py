@@ -6,6 +6,7 @@ from torch.nn import functional as F
 
 from rave_tools.export.deliver import export
 from rave_tools.export.prepare import ExportOptions
+from rave_tools.inference import exported as exported_models
 from rave_tools.inference.exported import ExportedModelError, machine_of_file
 from rave_tools.inference.reconstruct import machine_of, reconstruct, regroup
 
@@ -79,15 +80,18 @@ def test_a_file_plays_like_the_run_it_was_made_of(chunk, exported):
 
 
 class Foreign(torch.nn.Module):
-    """An export by other hands: forward, sr, params, no latency; with or without memory."""
+    """An export by other hands: forward, sr, params, no latency; with or without memory, in a buffer or elsewhere."""
 
-    def __init__(self, remembers):
+    def __init__(self, remembers, buffer=True):
         super().__init__()
         self.sr = 22050
         self.remembers = remembers
         self.register_buffer("forward_params", torch.tensor([1, 1, 1, 1]))
         self.register_buffer("encode_params", torch.tensor([1, 1, 4, 64]))
-        self.register_buffer("past", torch.zeros(64, 1, 1))
+        if buffer:
+            self.register_buffer("past", torch.zeros(64, 1, 1))
+        else:
+            self.past = torch.zeros(64, 1, 1)
 
     def forward(self, x):
         if not self.remembers:
@@ -97,18 +101,23 @@ class Foreign(torch.nn.Module):
         return y[..., :-1]
 
 
-@pytest.mark.parametrize("remembers", [False, True])
-def test_a_foreign_file_plays_and_forgets_between_files(remembers, tmp_path):
+@pytest.mark.parametrize(("remembers", "buffer", "loads"), [(False, True, 1), (True, True, 1), (True, False, 4)])
+def test_a_foreign_file_plays_and_forgets_between_files(remembers, buffer, loads, tmp_path, monkeypatch):
+    """It is loaded anew for each file only if what it remembers lies out of reach."""
     path = tmp_path / "foreign.ts"
-    torch.jit.script(Foreign(remembers)).save(str(path))
+    torch.jit.script(Foreign(remembers, buffer)).save(str(path))
+    loaded = []
+    load = exported_models.load
+    monkeypatch.setattr(exported_models, "load", lambda *given: loaded.append(given) or load(*given))
     machine = machine_of_file(path)
     assert (machine.streaming, machine.sample_rate, machine.hop) == (remembers, 22050, 64)
-    with pytest.raises(ExportedModelError, match="no attribute temperature"):
-        machine_of_file(path, temperature=0.0)
     x = torch.randn(1, 1, 3000)
     expected = F.pad(x, (1, -1)) if remembers else x * 0.5
     for _ in range(2):
         torch.testing.assert_close(play(x, machine, chunk=128), expected, atol=0, rtol=0)
+    assert len(loaded) == loads
+    with pytest.raises(ExportedModelError, match="no attribute temperature"):
+        machine_of_file(path, temperature=0.0)
 
 
 def test_files_that_are_no_models_are_named(tmp_path):
