@@ -1,4 +1,4 @@
-"""Random weights that make a sound: what a fresh model answers is so quiet that any two of them would pass for equal."""
+"""Random weights that make a sound: fresh models answer so quietly that any two of them would pass for equal."""
 
 import torch
 from torch import Tensor, nn
@@ -24,10 +24,11 @@ def make_loud(codec: Autoencoder, *, frames: int = 24) -> None:
     networks = (codec.encoder, codec.decoder)
     hooks = [m.register_forward_hook(scale) for net in networks for m in net.modules() if isinstance(m, WeightNormed)]
     was_training = codec.training
-    codec(0.3 * torch.randn(2, codec.channels, frames * codec.hop))
+    audio = 0.3 * torch.randn(2, codec.channels, frames * codec.hop)
+    codec(audio)
     for hook in hooks:
         hook.remove()
     if codec.num_codebooks:
         with torch.enable_grad():  # codebooks learn when an encoder does
-            codec.train().encode_bands(codec.encoder_input(0.3 * torch.randn(2, codec.channels, frames * codec.hop)), step=0)
+            codec.train().encode_bands(codec.encoder_input(audio), step=0)
     codec.train(was_training)

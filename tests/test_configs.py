@@ -6,7 +6,6 @@ tests/test_configs_criteria.py; a file that is in neither fails here.
 
 import ast
 import copy
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
