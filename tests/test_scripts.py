@@ -193,7 +193,11 @@ def test_the_whole_command(musicnet, source, tmp_path, capsys) -> None:
     assert "error: " in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", [archive("../outside.wav"), archive("musicnet/a.wav")[:40], b"no archive"])
+@pytest.mark.parametrize(
+    "content",
+    [archive("../outside.wav"), archive("musicnet/a.wav")[:40], b"no archive"],
+    ids=["outside", "truncated", "no archive"],
+)
 def test_a_bad_archive_leaves_nothing(musicnet, tmp_path, content) -> None:
     folder = tmp_path / "in"
     folder.mkdir()
