@@ -281,6 +281,25 @@ TOTALS = {
 }  # fmt: skip
 
 
+def latencies() -> list[tuple[str, ...]]:
+    """(configuration, hop, samples, milliseconds) of the table in docs/streaming.md."""
+    lines = [line.split("|") for line in (ROOT / "docs" / "streaming.md").read_text().splitlines()]
+    cells = [[cell.strip() for cell in line[1:5]] for line in lines if len(line) == 7]
+    return [tuple(line) for line in cells if line[1].isdigit()]
+
+
+def test_the_table_of_latencies_has_every_model() -> None:
+    written = {row[0] for row in latencies()}
+    assert len(written) >= 30 and set(MODELS) <= written
+
+
+@pytest.mark.parametrize(("names", "hop", "samples", "milliseconds"), latencies(), ids=lambda cell: cell)
+def test_latencies_are_what_the_documentation_says(names: str, hop: str, samples: str, milliseconds: str) -> None:
+    codec = load(names).build("CODEC").eval()
+    latency = codec.streaming()[1].latency
+    assert (str(codec.hop), f"{latency:,}", f"{1000 * latency / codec.sample_rate:.1f}") == (hop, samples, milliseconds)
+
+
 @pytest.mark.parametrize("names", PEER)
 def test_parameter_counts_of_the_peer(names: str) -> None:
     wrapper = config.load(names.split()).build_argument(run.train, "wrapper")
