@@ -225,7 +225,7 @@ def document(rows: Sequence[Row], arguments: argparse.Namespace, loads: Sequence
         "file against the plain model, largest difference in dB of its peak. RTF: real-time factor, one thread,",
         f"median of {arguments.rounds} rounds in fresh processes; below 1 is faster than real time.", "",
         f"    {command}", "",
-        f"{machine()}; commit {commit()}; begun {begun} UTC; load average while it ran {busy} (its own work is 1",
+        f"{machine()}; {begun}; load average while it ran {busy} (its own work is 1",
         "to 2; more is other work on the machine, which makes times longer).", "",
         "| " + " | ".join(COLUMNS) + " |", "|" + "---|" * len(COLUMNS), *(row.markdown() for row in rows),
     ]  # fmt: skip
@@ -243,7 +243,7 @@ def main() -> int:
     arguments = parser.parse_args()
     names = [name.strip() for name in arguments.only.split(",")] if arguments.only else list(filter(shipped, NAMES))
     host = build.build()
-    begun = time.strftime("%Y-%m-%d %H:%M", time.gmtime())
+    begun = f"commit {commit()}; begun {time.strftime('%Y-%m-%d %H:%M', time.gmtime())} UTC"
     rows: list[Row] = []
     loads = [os.getloadavg()[0]]
     print("| " + " | ".join(COLUMNS) + " |", flush=True)
