@@ -109,6 +109,7 @@ def test_check_counts_parameters(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     (["check", "v2", "--override", "CAPCITY = 3"], "Did you mean CAPACITY?"),
     (["check", "causal"], "it is a mixin; check it on a model"),
+    (["check", "v1", "wasserstein"], "is a mixin given on a model that it is not made for?"),
     (["show"], "needs a file"),
     (["chek", "v2"], "knows list, show and check, not 'chek'"),
     (["show", "v22"], "Did you mean v2"),
