@@ -350,6 +350,8 @@ class Config:
             message = text.partition("\n  No values supplied by Gin")[0]
             where = places.partition(" ")[0].strip("'")
             inside = f" (building {where} for {name})" if where else f" (building {name})"
+            if isinstance(error, TypeError) and " missing " in message and " required " in message:
+                inside += ": no file binds that; is a mixin given on a model that it is not made for?"
             raise ConfigError(" ".join(message.split()) + inside) from error
 
 

@@ -11,7 +11,7 @@ from torch.nn import functional as F
 from rave_tools.nn.compose import Residual, Sequential, Sum
 from rave_tools.nn.conv import Conv1d, Convolutions, ConvTranspose1d, fold_weight_norm
 from rave_tools.nn.residual import DilatedUnit, ResidualStack, UpsampleLayer
-from rave_tools.nn.streaming import NotStreamable, reset, streaming
+from rave_tools.nn.streaming import NotStreamable, reset, stream_through, streaming
 
 SILENCE = 512
 TAIL = 256
@@ -122,6 +122,20 @@ def test_offset_makes_the_latency_least():
         if 8 - offset <= rest + 7:
             latencies.append(offset + rest)
     assert info.latency == min(latencies)
+
+
+@pytest.mark.parametrize("ratios", [(8, 1), (4, 2, 8), (3, 5), (1,)])
+@pytest.mark.parametrize("padding", ["centered", "causal", "anticausal"])
+def test_no_offset_has_less_latency_than_the_one_found(ratios, padding):
+    convolutions = Convolutions(bias=False, padding=padding)
+    layers = [Residual(DilatedUnit(2, 3, dilation=3, convolutions=convolutions))]
+    layers += [convolutions.normalized(2, 2, 2 * ratio + 1, stride=ratio) for ratio in ratios]
+    layers += [UpsampleLayer(2, 2, ratio=ratio, convolutions=convolutions) for ratio in ratios[::-1]]
+    model, hop = Sequential(*layers), math.prod(ratios)
+    rests = [stream_through(model, -offset) for offset in range(hop)]
+    least = min((offset + rest, offset) for offset, rest in enumerate(rests) if rest >= 0)
+    _, info = streaming(model, hop)
+    assert (info.latency, info.offset) == least
 
 
 def test_state_follows_the_batch_and_forgets():
