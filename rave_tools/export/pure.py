@@ -22,6 +22,7 @@ from rave_tools.export.prepare import Assembled
 from rave_tools.export.step import Turnable, find_state, run_chain
 from rave_tools.nn.activations import shifted_power_sigmoid
 from rave_tools.nn.noise import amplitudes_to_impulse_response
+from rave_tools.nn.normalization import AdaptiveInstanceNormalization
 
 METHODS = ("encode", "decode", "forward")
 
@@ -68,6 +69,13 @@ def use_matrix_noise(model: nn.Module) -> None:
             module.synthesis = MatrixNoise(old.channels, old.samples, bands=widths[-1] // old.channels)
 
 
+def use_no_branches(model: nn.Module) -> None:
+    """Have every adaptive normalisation of a model, in place, do the same whatever its switches say."""
+    for module in model.modules():
+        if isinstance(module, AdaptiveInstanceNormalization):
+            module.branchless = True
+
+
 class _Used(TorchFunctionMode):
     """Remembers every tensor that an operation was given."""
 
@@ -108,6 +116,7 @@ class PureStep(nn.Module):
         self.facts = facts
         self.method = method
         use_matrix_noise(self.parts)
+        use_no_branches(self.parts)
         self._refuse_odd_frames()
         self.places: list[tuple[nn.Module, str]] = []
         self.shapes: list[tuple[int, int, int]] = []
@@ -189,9 +198,7 @@ class PureStep(nn.Module):
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).clamp(-LARGEST_CONTROL, LARGEST_CONTROL)
         if copies > 1:
             z = z.unsqueeze(1).expand(rows, copies, size, frames).reshape(rows * copies, size, frames)
-        if size < facts.full_latent_size:
-            rest = torch.randn_like(z[:, :1].expand(rows * copies, facts.full_latent_size - size, frames))
-            z = torch.cat([z, rest * knobs[TEMPERATURE]], 1)
+        self.controls.temperature = knobs[TEMPERATURE]
         y = run_chain(self.parts.decoding, self.controls.hidden(z), knobs)
         return y.reshape(rows, copies * facts.channels, y.shape[2])[:, : facts.target_channels]
 
@@ -217,7 +224,11 @@ class PureStep(nn.Module):
         """
         rows = x.shape[0]
         kept = [getattr(module, name) for module, name in self.places]
-        turned = [(module, dict(vars(module))) for module in self.modules() if isinstance(module, Turnable)]
+        turned = [
+            (module, dict(vars(module)))
+            for module in self.modules()
+            if isinstance(module, Turnable) or module is self.controls
+        ]
         start = 0
         for (module, name), shape, size in zip(self.places, self.shapes, self.sizes, strict=True):
             value = state[:, start : start + size].reshape(rows * shape[0], shape[1], shape[2])
