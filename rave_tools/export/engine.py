@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from rave_tools.export.step import Step
 
 COPY, MATMUL, LEAKY_RELU, ADD, MULTIPLY, SIGMOID, TANH, SINE, POWER, CLEAN, SIGNS, CALL, PACKED = range(13)
+SOFTPLUS, NORMAL, UNIFORM, KNOB, SUM, ADAPT = range(13, 19)
 """Instructions; ``Engine.forward`` carries them out."""
 
 ALWAYS, ONE_ROW, SEVERAL_ROWS = range(3)
@@ -175,6 +176,8 @@ class Engine(nn.Module):
         self.rows = 0
         self.clock = 0
         self.fresh = True
+        self.adaptive = ADAPT in self.program_codes
+        self.adapting = False
         nothing = torch.zeros(0)
         self.inlet, self.outlet = nothing, nothing
         self.codes, self.counts, self.values = [0], [0], [0.0]
@@ -256,6 +259,10 @@ class Engine(nn.Module):
                 stage.forget()
             self.clock = 0
             self.fresh = False
+            self.adapting = False
+        if self.adaptive and not self.adapting:
+            # Behind temperature and noise lie the switches.
+            self.adapting = bool((knobs[2:] != 0).any())
         self.inlet.copy_(x)
         codes, firsts, seconds, outs = self.codes, self.firsts, self.seconds, self.outs
         for i in range(len(codes)):
@@ -289,6 +296,19 @@ class Engine(nn.Module):
                 start = (self.counts[i] + self.clock * (frames // hops)) % 2
                 signs = seconds[i].repeat([frames // 2 + 1, 1, 1])
                 torch.mul(a, signs[start : start + frames], out=out)
+            elif code == 13:
+                torch._C._nn.softplus(a, out=out)  # type: ignore[call-arg]
+            elif code == 14:
+                out.normal_()
+            elif code == 15:
+                out.uniform_(-1.0, 1.0)
+            elif code == 16:
+                torch.mul(a, knobs[self.counts[i]], out=out)
+            elif code == 17:
+                torch.sum(a, [1], out=out)
+            elif code == 18 and not self.adapting:
+                # Statistics that nobody has learned change nothing.
+                out.copy_(a)
             else:
                 for j, stage in enumerate(self.stages):
                     if j == self.counts[i]:

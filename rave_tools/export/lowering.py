@@ -9,15 +9,20 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor, nn
 
+from rave_tools.codec.bottlenecks.variational import VariationalEncoder
+from rave_tools.codec.bottlenecks.wasserstein import WasserteinEncoder
+from rave_tools.codec.controls import PrincipalControls
 from rave_tools.codec.nets.rave import GeneratorV1, GeneratorV2
 from rave_tools.codec.pretransforms.pqmf import SpectralFlip
 from rave_tools.export import engine
 from rave_tools.export.engine import ALIGNMENT, ALWAYS, HOPS, ONE_ROW, ROWS, SEVERAL_ROWS, Instruction, Program, Signal
-from rave_tools.export.parts import Analysis, ScaledNoise, Synthesis
-from rave_tools.export.step import make_step, run_chain
+from rave_tools.export.parts import Analysis, NoiseSynthesis, Posterior, ScaledNoise, Synthesis
+from rave_tools.export.step import NOISE, TEMPERATURE, make_step, run_chain
 from rave_tools.nn.activations import Snake
 from rave_tools.nn.compose import Branches, Residual, Sequential, Sum
 from rave_tools.nn.conv import Conv1d, ConvTranspose1d
+from rave_tools.nn.noise import amplitudes_to_impulse_response
+from rave_tools.nn.normalization import AdaptiveInstanceNormalization
 from rave_tools.nn.residual import Chain
 from rave_tools.nn.streaming import Delay
 
@@ -264,7 +269,7 @@ class Builder:
         self.instruct(engine.SIGNS, self.block(wire), self.constant(signs), self.block(out), count=start)
         return out
 
-    def call(self, module: nn.Module, wire: Wire) -> Wire:
+    def call(self, module: nn.Module, wire: Wire, code: int = engine.CALL) -> Wire:
         """A block without a function of its own, traced with its state."""
         example = torch.zeros(1, wire.width, 2 * self.rate(wire))
         step = make_step(module, lambda x, knobs: run_chain([module], x, knobs), x=example, knobs=self.knobs)
@@ -273,7 +278,7 @@ class Builder:
         self.program.steps.append(step)
         out = self.signal(answer.shape[-1] // 2, answer.shape[1])
         view = self.view_for_modules(wire)
-        self.instruct(engine.CALL, view, view, self.view_for_modules(out), count=len(self.program.steps) - 1)
+        self.instruct(code, view, view, self.view_for_modules(out), count=len(self.program.steps) - 1)
         return out
 
     def finish(self, wire: Wire) -> Program:
@@ -440,7 +445,68 @@ def lower_batch_norm(norm: nn.BatchNorm1d, wire: Wire, builder: Builder) -> Wire
 
 
 def lower_noise(noise: ScaledNoise, wire: Wire, builder: Builder) -> Wire:
-    return builder.call(noise.synthesis, lower(noise.net, wire, builder))
+    return lower(noise.synthesis, lower(noise.net, wire, builder), builder)
+
+
+def lower_noise_synthesis(synthesis: NoiseSynthesis, wire: Wire, builder: Builder) -> Wire:
+    """Noise filtered per frame, in products: sample n is the sum over m of response[m] noise[n - m].
+
+    With the response turned round and silence in front of the noise, that is a row times a matrix whose rows are the
+    noise, each a sample further on.
+    """
+    channels, samples, frames = synthesis.channels, synthesis.samples, builder.rate(wire)
+    # The amplitude 2 sigmoid(x - 5)^2.3 + 1e-7 of rave_tools.nn.activations, its numbers inside of the filters.
+    wire = builder.unary(engine.SIGMOID, builder.fixed(engine.ADD, wire, torch.tensor(-5.0)))
+    responses = amplitudes_to_impulse_response(torch.eye(wire.width // channels), samples).t().flip(0)
+    filters = builder.conv(
+        builder.unary(engine.POWER, wire, 2.3), 2 * responses, 1e-7 * responses.sum(1), fold=channels, exact=True
+    )
+    noise = builder.signal(frames, channels * 2 * samples)
+    each = Dim(frames * channels, 2 * samples, HOPS + ROWS)
+    silence, sound = (builder.view(noise.channels(half, 1), each, Dim(samples, 1)) for half in (0, samples))
+    builder.instruct(engine.COPY, builder.constant(torch.zeros(1)), silence, silence)
+    builder.instruct(engine.UNIFORM, sound, sound, sound)
+    products = builder.signal(frames, channels * samples * samples)
+    square = builder.view(
+        products, Dim(frames * channels, samples * samples, HOPS + ROWS), Dim(samples, samples), Dim(samples, 1)
+    )
+    row = builder.view(filters, Dim(frames * channels, samples, HOPS + ROWS), Dim(samples, 1), Dim(samples, 0))
+    turned = builder.view(noise.channels(1, 1), each, Dim(samples, 1), Dim(samples, 1))
+    builder.instruct(engine.MULTIPLY, row, turned, square)
+    sums = builder.signal(frames, channels * samples)
+    out = builder.view(sums, Dim(frames * channels, samples, HOPS + ROWS), Dim(samples, 1))
+    builder.instruct(engine.SUM, square, square, out)
+    audio = builder.signal(frames * samples, channels)
+    time, rows = Dim(frames, channels * samples, HOPS, True), Dim(1, channels * samples, ROWS)
+    source = builder.view(sums, time, rows, Dim(samples, 1), Dim(channels, samples))
+    target = builder.view(audio, time, Dim(1, channels, ROWS), Dim(samples, channels, 0, True), Dim(channels, 1))
+    builder.instruct(engine.KNOB, source, source, target, count=NOISE)
+    return audio
+
+
+def lower_posterior(posterior: Posterior, wire: Wire, builder: Builder) -> Wire:
+    """A draw from a Gaussian, or what a network says, on principal axes."""
+    controls = posterior.controls
+    gaussian = isinstance(posterior.bottleneck, VariationalEncoder)
+    plain = isinstance(posterior.bottleneck, WasserteinEncoder)
+    if not isinstance(controls, PrincipalControls) or not (gaussian or plain):
+        return builder.call(posterior, wire)
+    if gaussian:
+        width = wire.width // 2
+        deviation = builder.unary(engine.SOFTPLUS, wire.channels(width, width))
+        deviation = builder.fixed(engine.ADD, deviation, torch.tensor(posterior.bottleneck.minimum_std))
+        noise = builder.signal(builder.rate(wire), width)
+        block = builder.block(noise)
+        builder.instruct(engine.NORMAL, block, block, block)
+        builder.instruct(engine.KNOB, block, block, block, count=TEMPERATURE)
+        draw = builder.binary(engine.MULTIPLY, deviation, noise)
+        wire = builder.binary(engine.ADD, wire.channels(0, width), draw)
+    axes = controls.components[: controls.size]
+    return builder.conv(wire, axes, -axes @ controls.mean, exact=True)
+
+
+def lower_adaptive(norm: AdaptiveInstanceNormalization, wire: Wire, builder: Builder) -> Wire:
+    return builder.call(norm, wire, code=engine.ADAPT)
 
 
 def lower_flip(flip: SpectralFlip, wire: Wire, builder: Builder, channels: int) -> Wire:
@@ -502,6 +568,9 @@ LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {
     Analysis: lower_analysis,
     Synthesis: lower_synthesis,
     ScaledNoise: lower_noise,
+    NoiseSynthesis: lower_noise_synthesis,
+    Posterior: lower_posterior,
+    AdaptiveInstanceNormalization: lower_adaptive,
     Snake: lower_snake,
     GeneratorV1: lower_generator_v1,
     GeneratorV2: lower_generator_v2,

@@ -16,11 +16,14 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.export.player import HostFacts, Player
+from rave_tools.export.step import FIRST_SWITCH, NOISE, TEMPERATURE
+from rave_tools.nn.normalization import SWITCHES
 
 BOOL, INT, FLOAT = 0, 1, 2
 """Type codes of ``ATTRIBUTE_params``."""
 
 FACTS_FILE = "rave_tools.json"
+
 
 def read_switch(value: Union[Tensor, bool, int]) -> bool:  # noqa: UP007 (TorchScript reads typing.Union)
     """A switch as the RAVE VST (tensor), nn~ (int) or Python (bool) sends it."""
@@ -48,13 +51,22 @@ class Playing(nn.Module):
     def forget(self) -> None:
         pass
 
-    def turn(self, temperature: float, noise: float) -> None:
+    def turn(self, place: int, value: float) -> None:
         pass
 
     def set_stereo(self, stereo: bool) -> None:
         pass
 
     def set_queue(self, queue: bool) -> None:
+        pass
+
+    def queues(self) -> bool:  # type: ignore[empty-body]
+        pass
+
+    def is_touched(self) -> bool:  # type: ignore[empty-body]
+        pass
+
+    def rest(self) -> None:
         pass
 
 
@@ -64,7 +76,9 @@ class HostModel(nn.Module):
     Attributes that a host can set: ``reset`` (any value but 0 forgets everything heard), ``temperature`` (1: latents
     are drawn from the posterior and what was cut away is drawn at random, as RAVE does; 0: neither, the model
     is deterministic), ``noise`` (gain of the decoder's noise branch), ``buffered`` (forward accepts blocks of any
-    length, one hop later). ``latency`` and ``input_offset`` can be read.
+    length, one hop later). ``latency`` and ``input_offset`` can be read. With adaptive instance normalisation also
+    ``learn_source`` and ``learn_target`` (any value but 0: what is heard from now on is learned), ``reset_source`` and
+    ``reset_target`` (any value but 0: what was learned is forgotten, for as long as it stays on).
 
     Args:
         encode: module ``(audio, knobs) -> controls`` that keeps its own state and can ``forget()`` it.
@@ -83,7 +97,6 @@ class HostModel(nn.Module):
         super().__init__()
         player = Player(encode, decode, controls=controls, facts=facts)
         self.player = torch.jit.script(player.eval().requires_grad_(False))
-        self.awake = False
         self.sr = facts.sample_rate
         self.sampling_rate = facts.sample_rate
         self.n_channels = facts.channels
@@ -116,8 +129,14 @@ class HostModel(nn.Module):
         self.noise = (1.0,)
         self.buffered = (int(facts.buffered),)
         self.latency = (facts.latency,)
+        self.adaptive = facts.adaptive
+        self.switches = dict.fromkeys(SWITCHES, 0)
+        self.switch_places = {name: FIRST_SWITCH + place for place, name in enumerate(SWITCHES)}
+        self.learning_place = self.switch_places["learn_source"]
+        self.temperature_place, self.noise_place = TEMPERATURE, NOISE
         self.attribute_names = ["reset", "temperature", "buffered", "latency"] + ["noise"] * facts.has_noise
-        for name in ("reset", "buffered", "latency"):
+        self.attribute_names += list(SWITCHES) * facts.adaptive
+        for name in ("reset", "buffered", "latency", *SWITCHES):
             self.register_buffer(f"{name}_params", torch.tensor([INT]))
         for name in ("temperature", "noise"):
             self.register_buffer(f"{name}_params", torch.tensor([FLOAT]))
@@ -133,12 +152,27 @@ class HostModel(nn.Module):
         A host asks for the methods when it has loaded the file, long before its audio thread calls the first of them;
         compilation takes two runs.
         """
-        if not self.awake:
-            silence = torch.zeros([1, self.n_channels, self.hop])
-            for _ in range(3):
-                self.player.decode(self.player.encode(silence))
-                self.player.forward(silence)
-            self.player.forget()
+        if self.is_untouched():
+            self.play_silence()
+            if self.adaptive:
+                self.player.turn(self.learning_place, 1.0)
+                self.play_silence()
+                self.player.turn(self.learning_place, 0.0)
+            self.rest()
+
+    def is_untouched(self) -> bool:
+        """Nothing was played yet."""
+        return not self.player.is_touched()
+
+    def rest(self) -> None:
+        """As if nothing had ever been played."""
+        self.player.rest()
+
+    def play_silence(self) -> None:
+        silence = torch.zeros([1, self.n_channels, self.hop])
+        for _ in range(3):
+            self.player.decode(self.player.encode(silence))
+            self.player.forward(silence)
 
     @torch.jit.export
     def get_attributes(self) -> list[str]:
@@ -147,20 +181,15 @@ class HostModel(nn.Module):
     @torch.jit.export
     def encode(self, x: Tensor) -> Tensor:
         """Audio (B, C, T) -> controls (B, L, T / hop)."""
-        self.awake = True
         return self.player.encode(x)
 
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:
         """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right."""
-        self.awake = True
         return self.player.decode(z)
 
     def forward(self, x: Tensor) -> Tensor:
         """Audio (B, C, T) -> audio (B, C', T); other lengths than whole hops pass a queue, one hop later."""
-        self.awake = True
-        if self.buffered[0] == 0 and x.shape[2] % self.hop != 0:
-            self.set_buffered(1)
         return self.player.forward(x)
 
     @torch.jit.export
@@ -182,7 +211,7 @@ class HostModel(nn.Module):
     @torch.jit.export
     def set_temperature(self, temperature: float) -> int:
         self.temperature = (max(temperature, 0.0),)
-        self.player.turn(self.temperature[0], self.noise[0])
+        self.player.turn(self.temperature_place, self.temperature[0])
         return 0
 
     @torch.jit.export
@@ -192,7 +221,7 @@ class HostModel(nn.Module):
     @torch.jit.export
     def set_noise(self, noise: float) -> int:
         self.noise = (noise,)
-        self.player.turn(self.temperature[0], self.noise[0])
+        self.player.turn(self.noise_place, noise)
         return 0
 
     @torch.jit.export
@@ -200,14 +229,53 @@ class HostModel(nn.Module):
         return self.noise
 
     @torch.jit.export
+    def set_learn_source(self, learn_source: int) -> int:
+        return self.switch("learn_source", learn_source)
+
+    @torch.jit.export
+    def get_learn_source(self) -> tuple[int]:
+        return (self.switches["learn_source"],)
+
+    @torch.jit.export
+    def set_learn_target(self, learn_target: int) -> int:
+        return self.switch("learn_target", learn_target)
+
+    @torch.jit.export
+    def get_learn_target(self) -> tuple[int]:
+        return (self.switches["learn_target"],)
+
+    @torch.jit.export
+    def set_reset_source(self, reset_source: int) -> int:
+        return self.switch("reset_source", reset_source)
+
+    @torch.jit.export
+    def get_reset_source(self) -> tuple[int]:
+        return (self.switches["reset_source"],)
+
+    @torch.jit.export
+    def set_reset_target(self, reset_target: int) -> int:
+        return self.switch("reset_target", reset_target)
+
+    @torch.jit.export
+    def get_reset_target(self) -> tuple[int]:
+        return (self.switches["reset_target"],)
+
+    def switch(self, name: str, value: int) -> int:
+        """Any value but 0 is on."""
+        if not self.adaptive:
+            return 1
+        self.switches[name] = int(value != 0)
+        self.player.turn(self.switch_places[name], float(self.switches[name]))
+        return 0
+
+    @torch.jit.export
     def set_buffered(self, buffered: int) -> int:
-        self.buffered = (int(buffered != 0),)
-        self.latency = (self.latency_samples + self.hop * self.buffered[0],)
-        self.player.set_queue(self.buffered[0] != 0)
+        self.player.set_queue(buffered != 0)
         return 0
 
     @torch.jit.export
     def get_buffered(self) -> tuple[int]:
+        self.buffered = (int(self.player.queues()),)
         return self.buffered
 
     @torch.jit.export
@@ -217,6 +285,8 @@ class HostModel(nn.Module):
 
     @torch.jit.export
     def get_latency(self) -> tuple[int]:
+        """In samples, with that of the queue."""
+        self.latency = (self.latency_samples + self.hop * int(self.player.queues()),)
         return self.latency
 
 

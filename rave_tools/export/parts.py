@@ -8,13 +8,8 @@ from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.pretransforms.pqmf import CachedPQMF
-from rave_tools.export.step import Turnable
+from rave_tools.export.step import NOISE, TEMPERATURE, Turnable
 from rave_tools.nn.noise import NoiseGenerator, NoiseGeneratorV2, synthesize_noise
-
-TEMPERATURE, NOISE = 0, 1
-"""Places of the knobs in the tensor that each step gets."""
-
-KNOBS = 2
 
 
 class Analysis(nn.Module):
@@ -63,6 +58,11 @@ class Posterior(nn.Module, Turnable):
         self.sample = bottleneck.sample
         self.controls = controls
         self.temperature = torch.ones(())
+
+    @property
+    def bottleneck(self) -> Any:
+        """Whose draw it is."""
+        return self.sample.__self__
 
     def turn(self, knobs: Tensor) -> None:
         self.temperature = knobs[TEMPERATURE]

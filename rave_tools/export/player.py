@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from rave_tools.export.parts import KNOBS
+from rave_tools.export.step import TEMPERATURE, still_knobs
 
 LOUDEST = 64.0
 """Full scales (+36 dB) at which input audio is cut: a host's uninitialised memory is louder, no music is."""
@@ -31,6 +31,7 @@ class HostFacts:
         streaming: keeps state from block to block.
         buffered: start with the queue that makes blocks of any length possible.
         has_noise: the decoder draws noise whose level is an attribute.
+        adaptive: there is adaptive instance normalisation whose switches are attributes.
         precision: in which matrices are stored.
         processor: that the file plays on, or ``any``.
         labels: names of the controls, one per control.
@@ -49,6 +50,7 @@ class HostFacts:
     streaming: bool = True
     buffered: bool = False
     has_noise: bool = False
+    adaptive: bool = False
     precision: str = "fp32"
     processor: str = "any"
     has_prior: bool = False
@@ -85,7 +87,9 @@ class Player(nn.Module):
         self.encoding = torch.jit.script(encode.eval())
         self.decoding = torch.jit.script(decode.eval())
         self.controls = controls
-        self.knobs = torch.ones(KNOBS)
+        self.knobs = still_knobs(facts.adaptive)
+        self.temperature_place = TEMPERATURE
+        self.touched = False
         self.n_channels = facts.channels
         self.target_channels = facts.target_channels
         self.copies = -(-facts.target_channels // facts.channels)
@@ -98,6 +102,7 @@ class Player(nn.Module):
     @torch.jit.export
     def encode(self, x: Tensor) -> Tensor:  # type: ignore[empty-body]
         """Audio (B, C, T) -> controls (B, L, T / hop)."""
+        self.touched = True
         if self.stereo_mode and x.shape[1] > self.n_channels:
             x = x[:, : self.n_channels]
         if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
@@ -107,6 +112,7 @@ class Player(nn.Module):
     @torch.jit.export
     def decode(self, z: Tensor) -> Tensor:  # type: ignore[empty-body]
         """Controls (B, L or full, N) -> audio (B, C', N * hop); in stereo mode two rows become left and right."""
+        self.touched = True
         rows = z.shape[0]
         if self.copies > 1 and not self.stereo_mode:
             z = z.repeat_interleave(self.copies, 0)
@@ -123,12 +129,14 @@ class Player(nn.Module):
         return y.reshape(rows, self.copies * self.n_channels, y.shape[2])[:, : self.target_channels]
 
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[empty-body]
-        """Audio (B, C, T) -> audio (B, C', T).
+        """Audio (B, C, T) -> audio (B, C', T); other lengths than whole hops pass a queue from then on, one hop later.
 
         The queue collects samples to whole hops; what waits in front of the model and behind it is together always one
         hop.
         """
         samples = x.shape[2]
+        if not self.queue and samples % self.hop != 0:
+            self.set_queue(True)
         if self.queue:
             if self.queued_input.shape[0] != x.shape[0]:
                 self.clear_queue(x.shape[0])
@@ -158,10 +166,13 @@ class Player(nn.Module):
         self.clear_queue(1)
 
     @torch.jit.export
-    def turn(self, temperature: float, noise: float) -> None:
-        """Take the numbers that a host turns."""
-        self.controls.temperature = temperature
-        self.knobs = torch.tensor([temperature, noise])
+    def turn(self, place: int, value: float) -> None:
+        """Take a number that a host turns."""
+        knobs = self.knobs.clone()
+        knobs[place] = value
+        self.knobs = knobs
+        if place == self.temperature_place:
+            self.controls.temperature = value
 
     @torch.jit.export
     def set_stereo(self, stereo: bool) -> None:
@@ -173,3 +184,19 @@ class Player(nn.Module):
         """Whether ``forward`` takes blocks of any length; what waited is dropped."""
         self.queue = queue
         self.clear_queue(1)
+
+    @torch.jit.export
+    def queues(self) -> bool:
+        """Whether it does."""
+        return self.queue
+
+    @torch.jit.export
+    def is_touched(self) -> bool:
+        """Whether anything was ever played."""
+        return self.touched
+
+    @torch.jit.export
+    def rest(self) -> None:
+        """As if nothing had ever been played."""
+        self.forget()
+        self.touched = False

@@ -13,14 +13,15 @@ from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
-from rave_tools.export.parts import KNOBS, NoiseSynthesis, Parts, codec_parts, scale_noise
+from rave_tools.export.parts import NoiseSynthesis, Parts, codec_parts, scale_noise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.prior import HostModelWithPrior
 from rave_tools.export.products import PackedProducts, PlainProducts
 from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
-from rave_tools.export.step import make_step, run_chain
+from rave_tools.export.step import make_step, run_chain, still_knobs
 from rave_tools.generative.latent_prior import LatentPrior, PriorSampler
 from rave_tools.nn.conv import fold_weight_norm
+from rave_tools.nn.normalization import AdaptiveInstanceNormalization
 from rave_tools.nn.streaming import streaming
 
 STORAGE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
@@ -205,6 +206,7 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         offset, latency = info.offset, info.latency
     parts = codec_parts(live, controls)
     has_noise = any(isinstance(module, NoiseSynthesis) for module in parts.modules())
+    adaptive = any(isinstance(module, AdaptiveInstanceNormalization) for module in parts.modules())
     target = options.sample_rate or codec.sample_rate
     hop = codec.hop
     if target != codec.sample_rate:
@@ -227,6 +229,7 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         streaming=options.streaming,
         buffered=options.buffered,
         has_noise=has_noise,
+        adaptive=adaptive,
         precision=options.precision,
         processor=options.processor,
         has_prior=prior is not None,
@@ -251,8 +254,8 @@ def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | Non
     """
     assembled = assemble(codec, options, prior)
     facts, parts, controls = assembled.facts, assembled.parts, assembled.controls
-    encode = _half(parts.encoding, facts.hop, facts.channels, options, loudest=LOUDEST)
-    decode = _half(parts.decoding, 1, controls.decoder_size, options, loudest=LARGEST_CONTROL)
+    encode = _half(parts.encoding, facts.hop, facts.channels, facts, loudest=LOUDEST)
+    decode = _half(parts.decoding, 1, controls.decoder_size, facts, loudest=LARGEST_CONTROL)
     sampler = None
     if prior is None:
         host = HostModel(encode, decode, controls=controls, facts=facts)
@@ -263,10 +266,10 @@ def prepare(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | Non
     return Prepared(*measured, host=host.eval(), sampler=sampler)
 
 
-def _products(options: ExportOptions) -> nn.Module:
+def _products(facts: HostFacts) -> nn.Module:
     """How the engine multiplies."""
-    if options.processor == "x86":
-        return PackedProducts(split=options.precision == "fp32")
+    if facts.processor == "x86":
+        return PackedProducts(split=facts.precision == "fp32")
     return PlainProducts()
 
 
@@ -284,24 +287,24 @@ def with_size_of(options: ExportOptions, prior: LatentPrior) -> ExportOptions:
     return replace(options, latent_size=prior.latent_size)
 
 
-def _half(chain: nn.ModuleList, rate: int, width: int, options: ExportOptions, *, loudest: float) -> nn.Module:
+def _half(chain: nn.ModuleList, rate: int, width: int, facts: HostFacts, *, loudest: float) -> nn.Module:
     """A chain of modules as one module that hosts can run.
 
     Args:
         chain: streaming or plain.
         rate: frames of its input per hop.
         width: channels of its input.
-        options: what the file should be.
+        facts: of the file.
         loudest: input is cut there.
     """
-    knobs = torch.ones(KNOBS)
-    if options.streaming:
-        half = options.precision == "bf16" and options.processor == "any"
-        storage = STORAGE[options.precision]
+    knobs = still_knobs(facts.adaptive)
+    if facts.streaming:
+        half = facts.precision == "bf16" and facts.processor == "any"
+        storage = STORAGE[facts.precision]
         builder = Builder(rate, width, loudest=loudest, storage=storage, half=half, knobs=knobs)
         wire = builder.input
         for module in chain:
             wire = lower(module, wire, builder)
-        return Engine(builder.finish(wire), _products(options))
+        return Engine(builder.finish(wire), _products(facts))
     example = torch.zeros(1, width, 2 * rate)
     return Stage(make_step(chain, lambda x, knobs: run_chain(chain, x, knobs), x=example, knobs=knobs), loudest)

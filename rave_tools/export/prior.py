@@ -76,6 +76,7 @@ class HostModelWithPrior(HostModel):
     ) -> None:
         super().__init__(encode, decode, controls=controls, facts=facts)
         self.dreamer = torch.jit.script(PriorPlayer(sampler).eval())
+        self.drawn = False
         self.register_buffer("prior_params", torch.tensor([1, facts.hop, facts.latent_size, facts.hop]))
         self.prior_input_labels = ["(signal) Temperature"]
         self.prior_output_labels = list(facts.labels)
@@ -84,19 +85,22 @@ class HostModelWithPrior(HostModel):
     @torch.jit.export
     def prior(self, temperature: Tensor) -> Tensor:
         """Temperatures (B, 1, N) -> controls (B, L, N)."""
-        self.awake = True
+        self.drawn = True
         return self.dreamer.forward(temperature)
 
-    def wake(self) -> None:
-        """As for HostModel, the prior too."""
-        if not self.awake:
-            silence = torch.zeros([1, self.n_channels, self.hop])
-            for _ in range(3):
-                self.player.decode(self.player.encode(silence))
-                self.player.forward(silence)
-                self.dreamer.forward(torch.zeros([1, 1, 1]))
-            self.player.forget()
-            self.dreamer.forget()
+    def is_untouched(self) -> bool:
+        return not self.player.is_touched() and not self.drawn
+
+    def rest(self) -> None:
+        self.player.rest()
+        self.dreamer.forget()
+
+    def play_silence(self) -> None:
+        silence = torch.zeros([1, self.n_channels, self.hop])
+        for _ in range(3):
+            self.player.decode(self.player.encode(silence))
+            self.player.forward(silence)
+            self.dreamer.forward(torch.zeros([1, 1, 1]))
 
     @torch.jit.export
     def set_reset(self, reset: int) -> int:

@@ -16,10 +16,10 @@ from torch.utils._pytree import tree_leaves
 
 from rave_tools.codec.pretransforms.pqmf import SpectralFlip
 from rave_tools.errors import UserError
-from rave_tools.export.parts import KNOBS, TEMPERATURE, NoiseSynthesis, Parts, ScaledNoise
+from rave_tools.export.parts import NoiseSynthesis, Parts, ScaledNoise
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.prepare import Assembled
-from rave_tools.export.step import Turnable, find_state, run_chain
+from rave_tools.export.step import TEMPERATURE, Turnable, find_state, run_chain, still_knobs
 from rave_tools.nn.activations import shifted_power_sigmoid
 from rave_tools.nn.noise import amplitudes_to_impulse_response
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
@@ -69,13 +69,6 @@ def use_matrix_noise(model: nn.Module) -> None:
             module.synthesis = MatrixNoise(old.channels, old.samples, bands=widths[-1] // old.channels)
 
 
-def use_no_branches(model: nn.Module) -> None:
-    """Have every adaptive normalisation of a model, in place, do the same whatever its switches say."""
-    for module in model.modules():
-        if isinstance(module, AdaptiveInstanceNormalization):
-            module.branchless = True
-
-
 class _Used(TorchFunctionMode):
     """Remembers every tensor that an operation was given."""
 
@@ -116,7 +109,6 @@ class PureStep(nn.Module):
         self.facts = facts
         self.method = method
         use_matrix_noise(self.parts)
-        use_no_branches(self.parts)
         self._refuse_odd_frames()
         self.places: list[tuple[nn.Module, str]] = []
         self.shapes: list[tuple[int, int, int]] = []
@@ -137,7 +129,7 @@ class PureStep(nn.Module):
     @torch.no_grad()
     def _find_places(self) -> None:
         """What one block fills is state, the encoder's first; the rest has no extent in time."""
-        facts, knobs = self.facts, torch.ones(KNOBS)
+        facts, knobs = self.facts, still_knobs(self.facts.adaptive)
         halves = []
         if self.takes_audio:
             halves.append(lambda: self.encode(torch.zeros(1, facts.channels, facts.hop), knobs))
@@ -157,7 +149,7 @@ class PureStep(nn.Module):
     def _drop_unused(self) -> None:
         """Weights of the other half would only make the file larger."""
         with _Used() as used:
-            self(self.example(1, 1), torch.ones(KNOBS), self.silence(1))
+            self(self.example(1, 1), still_knobs(self.facts.adaptive), self.silence(1))
         for module in self.modules():
             for name, value in [*module.named_parameters(recurse=False), *module.named_buffers(recurse=False)]:
                 if id(value) not in used.seen and (module, name) not in self.places:
@@ -216,7 +208,7 @@ class PureStep(nn.Module):
 
         Args:
             x: audio (B, C, N, hop); latents (B, L, N) for ``decode``.
-            knobs: temperature and gain of the noise branch. Shape (KNOBS,).
+            knobs: temperature, gain of the noise branch, switches of adaptive normalisation. Shape (2 or 6,).
             state: shape (B, state_size).
 
         Returns:
@@ -229,6 +221,8 @@ class PureStep(nn.Module):
             for module in self.modules()
             if isinstance(module, Turnable) or module is self.controls
         ]
+        norms = [module for module in self.modules() if isinstance(module, AdaptiveInstanceNormalization)]
+        switches = [norm.switches for norm in norms]
         start = 0
         for (module, name), shape, size in zip(self.places, self.shapes, self.sizes, strict=True):
             value = state[:, start : start + size].reshape(rows * shape[0], shape[1], shape[2])
@@ -242,6 +236,8 @@ class PureStep(nn.Module):
         # The modules are left as they were: the function has no other memory than its argument.
         for (module, name), value in zip(self.places, kept, strict=True):
             setattr(module, name, value)
+        for norm, values in zip(norms, switches, strict=True):
+            norm.switches = values
         for module, attributes in turned:
             vars(module).update(attributes)
         return y, torch.cat(after, 1) if after else state.clone()
@@ -274,7 +270,7 @@ def trace(step: PureStep, *, block: int | None = None) -> torch.export.ExportedP
         batch = torch.export.Dim("batch", min=1, max=64)
         frames = torch.export.Dim("frames", min=1, max=4096)
         shapes = ({0: batch, 2: frames}, None, {0: batch})
-    example = (step.example(rows, hops), torch.ones(KNOBS), step.silence(rows))
+    example = (step.example(rows, hops), still_knobs(facts.adaptive), step.silence(rows))
     try:
         return torch.export.export(step, example, dynamic_shapes=shapes, strict=False)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:

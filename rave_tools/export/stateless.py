@@ -8,7 +8,7 @@ import math
 import multiprocessing
 import os
 import time
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass, fields
@@ -20,12 +20,13 @@ from torch import Tensor
 
 from rave_tools.errors import UserError
 from rave_tools.export.deliver import ExportFailed, describe_speed
-from rave_tools.export.parts import KNOBS
 from rave_tools.export.player import HostFacts
 from rave_tools.export.prepare import ExportOptions, Measured
 from rave_tools.export.pure import METHODS
 from rave_tools.export.speed import SECONDS_PER_SIZE, Speed, time_calls
+from rave_tools.export.step import still_knobs
 from rave_tools.export.verify import BLOCKS, TOLERANCE_DB, Verification, cut, difference, make_measure
+from rave_tools.nn.normalization import SWITCHES
 
 Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
 """One loaded method: (x, knobs, state) -> (y, state), audio as (B, C, T)."""
@@ -105,7 +106,8 @@ def name_files(path: Path) -> dict[str, Path]:
 
 def describe_method(facts: HostFacts, method: str, *, state_size: int, block: int | None) -> str:
     """What a host must know about a file, as JSON: HostFacts and the inputs of the method."""
-    inputs = {"method": method, "knobs": ["temperature", "noise"], "state_size": state_size, "block": block}
+    knobs = ["temperature", "noise"] + list(SWITCHES) * facts.adaptive
+    inputs = {"method": method, "knobs": knobs, "state_size": state_size, "block": block}
     return json.dumps(asdict(facts) | inputs)
 
 
@@ -131,7 +133,7 @@ def keep(
             passing[method].replace(path)
 
 
-def play_step(run: Run, x: Tensor, sizes: list[int], *, state: Tensor, knobs: tuple[float, float] = QUIET) -> Tensor:
+def play_step(run: Run, x: Tensor, sizes: list[int], *, state: Tensor, knobs: Sequence[float] = QUIET) -> Tensor:
     """Feed a method block by block.
 
     Args:
@@ -139,7 +141,7 @@ def play_step(run: Run, x: Tensor, sizes: list[int], *, state: Tensor, knobs: tu
         x: shape (B, C, T).
         sizes: of the blocks, repeated.
         state: before the first block. Shape (B, state_size).
-        knobs: temperature and noise.
+        knobs: temperature and noise, and switches where the model has them.
 
     Returns:
         Shape (B, C', T'), of the blocks that fit.
@@ -174,32 +176,35 @@ def verify_steps(
     hops = [block] if block else [hops * facts.hop for hops in BLOCKS]
     unit = block or facts.hop
 
+    loud = still_knobs(facts.adaptive)
+    quiet = tuple(torch.zeros_like(loud).tolist())
+
     def silence(method: str, count: int = 1) -> Tensor:
         return torch.zeros(count, state_sizes[method])
 
-    odd = play_step(forward, measure.audio[:rows], hops, state=silence("forward", rows))
+    odd = play_step(forward, measure.audio[:rows], hops, state=silence("forward", rows), knobs=quiet)
     error, decibels = measure.compare(odd, rest)
     name = f"blocks of {block} samples" if block else "blocks of 1 to 16 hops in any order, 2 rows,"
     result.add(f"{name} equal the plain model", decibels <= TOLERANCE_DB, f"max error {error:.1e} ({decibels:.0f} dB)")
 
-    single = play_step(forward, measure.audio[:1], [unit], state=silence("forward"))
-    latents = play_step(runs["encode"], measure.audio[:1], [unit], state=silence("encode"))
-    halves = play_step(runs["decode"], latents, [unit // facts.hop], state=silence("decode"))
+    single = play_step(forward, measure.audio[:1], [unit], state=silence("forward"), knobs=quiet)
+    latents = play_step(runs["encode"], measure.audio[:1], [unit], state=silence("encode"), knobs=quiet)
+    halves = play_step(runs["decode"], latents, [unit // facts.hop], state=silence("decode"), knobs=quiet)
     error, decibels = difference(halves, single)
     answer = f"max error {error:.1e} ({decibels:.0f} dB)"
     result.add("encode, then decode, equals forward", decibels <= TOLERANCE_DB, answer)
 
-    again = play_step(forward, measure.audio[:1, :, : 4 * unit], [unit], state=silence("forward"))
+    again = play_step(forward, measure.audio[:1, :, : 4 * unit], [unit], state=silence("forward"), knobs=quiet)
     same = torch.equal(again, single[..., : 4 * unit])
     answer = "bit-equal to the first run" if same else "the first blocks differ"
     result.add("a state of zeros forgets everything", same, answer)
 
     garbage = torch.zeros(1, facts.channels, 4 * unit)
     garbage[..., 0], garbage[..., 1], garbage[..., 2], garbage[..., 3] = math.nan, math.inf, -math.inf, 4e21
-    noisy = play_step(forward, garbage, [unit], state=silence("forward"), knobs=(1.0, 1.0))
+    noisy = play_step(forward, garbage, [unit], state=silence("forward"), knobs=loud.tolist())
     bad = int((~torch.isfinite(noisy)).sum())
     controls = torch.full((1, facts.latent_size, unit // facts.hop), math.nan)
-    bad += int((~torch.isfinite(runs["decode"](controls, torch.ones(KNOBS), silence("decode"))[0])).sum())
+    bad += int((~torch.isfinite(runs["decode"](controls, loud, silence("decode"))[0])).sum())
     answer = f"{bad} samples are not finite"
     result.add("NaN, inf and garbage at the input leave the output finite", bad == 0, answer)
     return result
@@ -213,6 +218,7 @@ class Rhythm:
         sample_rate, hop, channels: of the model.
         state_size: numbers of state per row.
         hops: block sizes.
+        knobs: as a host finds them.
     """
 
     sample_rate: int
@@ -220,6 +226,7 @@ class Rhythm:
     channels: int
     state_size: int
     hops: tuple[int, ...]
+    knobs: Tensor
 
 
 def time_run(load: Callable[[Path], Run], path: Path, rhythm: Rhythm, seconds: float) -> Speed:
@@ -232,7 +239,7 @@ def time_run(load: Callable[[Path], Run], path: Path, rhythm: Rhythm, seconds: f
     times = []
     for hops in rhythm.hops:
         x = 0.1 * torch.randn(1, rhythm.channels, hops * rhythm.hop)
-        call = partial(run, x, torch.ones(KNOBS), torch.zeros(1, rhythm.state_size))
+        call = partial(run, x, rhythm.knobs, torch.zeros(1, rhythm.state_size))
         budget = hops * rhythm.hop / rhythm.sample_rate
         settled, early = time_calls(call, hops=hops, budget=budget, seconds=seconds)
         first = first or early
@@ -260,7 +267,7 @@ def measure_run(
         seconds: to spend on each size, at most.
     """
     hops = (block // facts.hop,) if block else (1, 2, 4)
-    rhythm = Rhythm(facts.sample_rate, facts.hop, facts.channels, state_size, hops)
+    rhythm = Rhythm(facts.sample_rate, facts.hop, facts.channels, state_size, hops, still_knobs(facts.adaptive))
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(max_workers=1, mp_context=context) as pool:
         return pool.submit(time_run, load, path, rhythm, seconds).result()

@@ -12,7 +12,23 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from rave_tools.nn.normalization import SWITCHES, set_switches
 from rave_tools.nn.streaming import Stateful
+
+TEMPERATURE, NOISE, FIRST_SWITCH = range(3)
+"""Places of the knobs in the tensor that each step gets; the switches of adaptive normalisation come last."""
+
+
+def still_knobs(adaptive: bool) -> Tensor:
+    """Knobs before anybody has turned them: all that is random in full, nothing learned.
+
+    Args:
+        adaptive: the model has adaptive instance normalisation.
+
+    Returns:
+        Shape (2,), or (6,) with the switches.
+    """
+    return torch.cat([torch.ones(FIRST_SWITCH), torch.zeros(len(SWITCHES) if adaptive else 0)])
 
 
 class Turnable:
@@ -26,6 +42,8 @@ class Turnable:
 def run_chain(chain: Iterable[nn.Module], x: Tensor, knobs: Tensor) -> Tensor:
     """Modules in a row, each of their Turnable parts turned first."""
     for module in chain:
+        if knobs.shape[0] > FIRST_SWITCH:
+            set_switches(module, knobs[FIRST_SWITCH:])
         for part in module.modules():
             if isinstance(part, Turnable):
                 part.turn(knobs)

@@ -112,7 +112,6 @@ class AdaptiveInstanceNormalization(nn.Module, Streamable, Stateful):
 
     Attributes:
         switches: 0 or 1 for each of SWITCHES; set by whoever plays the model. Shape (4,).
-        branchless: compute the same whatever the switches say, for graphs that have no branches.
         source, target: count, mean and sum of squared deviations. Shape (B, 2C + 1, 1).
 
     Source: Huang and Belongie, "Arbitrary Style Transfer in Real-time with Adaptive Instance Normalization", 2017.
@@ -126,7 +125,6 @@ class AdaptiveInstanceNormalization(nn.Module, Streamable, Stateful):
     def __init__(self, dim: int) -> None:
         super().__init__()
         self.dim = dim
-        self.branchless = False
         self.register_buffer("switches", torch.zeros(len(SWITCHES)), persistent=False)
         for name in self.state_names:
             self.register_buffer(name, torch.zeros(0, 2 * dim + 1, 1), persistent=False)
@@ -147,8 +145,9 @@ class AdaptiveInstanceNormalization(nn.Module, Streamable, Stateful):
             self.target = torch.zeros_like(self.source)
         if x.shape[0] == 0:
             return x
-        step = adapt if self.branchless else adapt_when_asked
-        y, source, target = step(x, self.source, self.target, self.switches)
+        # A compiler takes no branch that depends on a number.
+        function = adapt if torch.compiler.is_compiling() else adapt_when_asked
+        y, source, target = function(x, self.source, self.target, self.switches)
         self.source, self.target = source.detach(), target.detach()
         return y
 

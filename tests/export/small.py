@@ -10,15 +10,18 @@ from rave_tools.codec.pretransforms.pqmf import CachedPQMF
 from rave_tools.codec.rave import RAVE
 from rave_tools.nn.conv import Convolutions
 from rave_tools.nn.noise import NoiseGeneratorV2
+from rave_tools.nn.normalization import AdaptiveInstanceNormalization
 
 
-def small_codec(*, channels=1, noise=False, padding="centered", sampling_rate=44100):
+def small_codec(*, channels=1, noise=False, padding="centered", sampling_rate=44100, adaptive=False):
     """A RAVE v2 of some thousand parameters: 4 bands, hop 64, 8 latents with unequal variances."""
     torch.manual_seed(5)
     style = Convolutions(padding=padding, normalization="weight_norm")
     bands, ratios, latents = 4, [4, 2, 2], 8
     shape = {"capacity": 8, "ratios": ratios, "kernel_size": 3, "dilations": [1, 3], "n_channels": channels}
     shape["convolutions"] = style
+    if adaptive:
+        shape["adain"] = AdaptiveInstanceNormalization
     branch = partial(NoiseGeneratorV2, convolutions=style, hidden_size=8, ratios=[2, 2], noise_bands=5)
     codec = RAVE(
         sampling_rate=sampling_rate,

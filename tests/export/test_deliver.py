@@ -11,6 +11,7 @@ from rave_tools.export.deliver import ExportFailed, describe, export
 from rave_tools.export.nn_tilde import FACTS_FILE, LABELS, NUMBERS
 from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.verify import make_quiet, play
+from rave_tools.nn.normalization import SWITCHES
 
 
 def make_file(tmp_path, codec, **options):
@@ -137,6 +138,40 @@ def test_the_answer_to_one_block_is_not_state_of_the_module(mono):
         first.fill_(1e9)
         second = module.encode(torch.zeros(1, 1, 64))
     assert torch.isfinite(kept).all() and second.abs().max() < 1e3
+
+
+@pytest.mark.parametrize("streaming", [True, False])
+def test_switches_of_adaptive_normalisation_are_attributes(tmp_path, make_codec, streaming):
+    options = ExportOptions(streaming=streaming)
+    export(make_codec(adaptive=True), tmp_path / "model.ts", options=options, time_it=False)
+    model = torch.jit.load(str(tmp_path / "model.ts"))
+    assert [name for name in model.get_attributes() if name in SWITCHES] == list(SWITCHES)
+    model.set_temperature(0.0)
+    torch.manual_seed(0)
+    voice, target = 0.1 * torch.randn(1, 1, 64 * 32), torch.rand(1, 1, 64 * 32)
+    before = model.forward(voice)
+    model.set_reset(1)
+    assert model.set_learn_target(1) == 0 and model.get_learn_target() == (1,)
+    model.forward(target)
+    model.set_learn_target(0)
+    model.set_learn_source(1)
+    model.forward(voice)
+    model.set_learn_source(0)
+    dressed = model.forward(voice)
+    assert (dressed - before)[..., 64 * 16 :].abs().max() > 1e-3 * before.abs().max()
+    model.set_reset_target(1)
+    model.forward(voice)
+    assert model.get_reset_target() == (1,) and model.set_reset_target(0) == 0
+    model.forward(voice)
+    if streaming:
+        model.set_reset(1)
+    assert torch.equal(model.forward(voice), before)
+
+
+def test_models_without_adaptive_normalisation_have_no_switches(mono):
+    model = load(mono)
+    assert not set(SWITCHES) & set(model.get_attributes())
+    assert model.set_learn_source(1) != 0 and model.get_learn_source() == (0,)
 
 
 def test_stereo_mode_as_switch_of_any_kind(mono):
