@@ -55,15 +55,10 @@ class PrincipalControls(nn.Module):
     def hidden(self, controls: Tensor) -> Tensor:
         """Controls to what the decoder hears: (B, L, N) -> (B, decoder_size, N), for any 1 <= L <= D."""
         shown = torch.matmul(self.components[: controls.shape[1]].t(), controls)
-        if controls.shape[1] < self.full_size and self.temperature > 0:
-            rest = torch.randn(
-                controls.shape[0],
-                self.full_size - controls.shape[1],
-                controls.shape[2],
-                dtype=controls.dtype,
-                device=controls.device,
-            )
-            shown = shown + torch.matmul(self.components[controls.shape[1] :].t(), rest * self.temperature)
+        missing = self.full_size - controls.shape[1]
+        if missing > 0:
+            rest = white_noise(controls, missing) * self.temperature
+            shown = shown + torch.matmul(self.components[controls.shape[1] :].t(), rest)
         return beside_noise(shown + self.mean.unsqueeze(-1), self.noise_augmentation, self.temperature)
 
 
@@ -141,6 +136,11 @@ class CodeControls(nn.Module):
         return beside_noise(z.transpose(1, 2), self.noise_augmentation, self.temperature)
 
 
+def white_noise(like: Tensor, channels: int) -> Tensor:
+    """Noise of deviation 1 as long as a signal: (B, D, N) -> (B, channels, N)."""
+    return torch.randn_like(like[:, :1].expand(like.shape[0], channels, like.shape[2]))
+
+
 def beside_noise(z: Tensor, channels: int, temperature: float) -> Tensor:
     """Latents with white noise beside them.
 
@@ -154,11 +154,7 @@ def beside_noise(z: Tensor, channels: int, temperature: float) -> Tensor:
     """
     if channels == 0:
         return z
-    if temperature > 0:
-        noise = torch.randn(z.shape[0], channels, z.shape[2], dtype=z.dtype, device=z.device) * temperature
-    else:
-        noise = torch.zeros(z.shape[0], channels, z.shape[2], dtype=z.dtype, device=z.device)
-    return torch.cat([z, noise], 1)
+    return torch.cat([z, white_noise(z, channels) * temperature], 1)
 
 
 def direction_to_angles(x: Tensor) -> Tensor:
@@ -193,8 +189,11 @@ def angles_to_direction(angles: Tensor) -> Tensor:
     """
     polar = (angles[:, :-1].clamp(-1, 1) + 1) / 2
     radians = math.pi * torch.cat([polar, angles[:, -1:] + 1], 1)
-    ones = torch.ones_like(radians[:, :1])
-    return torch.cat([radians.cos(), ones], 1) * torch.cat([ones, torch.cumprod(radians.sin(), 1)], 1)
+    # A product after the other, not cumprod, which ONNX does not have.
+    sines = [torch.ones_like(radians[:, :1])]
+    for k in range(radians.shape[1]):
+        sines.append(sines[k] * radians[:, k : k + 1].sin())
+    return torch.cat([radians.cos(), sines[0]], 1) * torch.cat(sines, 1)
 
 
 def principal_controls(

@@ -7,6 +7,7 @@ what a host can carry without knowing the model.
 
 import copy
 import math
+import warnings
 from typing import Any
 
 import torch
@@ -23,6 +24,7 @@ from rave_tools.export.step import TEMPERATURE, Turnable, find_state, run_chain,
 from rave_tools.nn.activations import shifted_power_sigmoid
 from rave_tools.nn.noise import amplitudes_to_impulse_response
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
+from rave_tools.nn.recurrent import GRU
 
 METHODS = ("encode", "decode", "forward")
 
@@ -190,9 +192,7 @@ class PureStep(nn.Module):
         z = torch.nan_to_num(z, nan=0.0, posinf=0.0, neginf=0.0).clamp(-LARGEST_CONTROL, LARGEST_CONTROL)
         if copies > 1:
             z = z.unsqueeze(1).expand(rows, copies, size, frames).reshape(rows * copies, size, frames)
-        if size < facts.full_latent_size:
-            rest = torch.randn_like(z[:, :1].expand(rows * copies, facts.full_latent_size - size, frames))
-            z = torch.cat([z, rest * knobs[TEMPERATURE]], 1)
+        self.controls.temperature = knobs[TEMPERATURE]
         y = run_chain(self.parts.decoding, self.controls.hidden(z), knobs)
         return y.reshape(rows, copies * facts.channels, y.shape[2])[:, : facts.target_channels]
 
@@ -218,7 +218,11 @@ class PureStep(nn.Module):
         """
         rows = x.shape[0]
         kept = [getattr(module, name) for module, name in self.places]
-        turned = [(module, dict(vars(module))) for module in self.modules() if isinstance(module, Turnable)]
+        turned = [
+            (module, dict(vars(module)))
+            for module in self.modules()
+            if isinstance(module, Turnable) or module is self.controls
+        ]
         norms = [module for module in self.modules() if isinstance(module, AdaptiveInstanceNormalization)]
         switches = [norm.switches for norm in norms]
         start = 0
@@ -249,6 +253,20 @@ def make_steps(assembled: Assembled) -> dict[str, PureStep]:
     }
 
 
+def refuse_recurrence(step: PureStep) -> None:
+    """Refuse layers that a graph for blocks of any length cannot hold.
+
+    Raises:
+        UserError: names the layer and the mend.
+    """
+    for name, module in step.parts.named_modules():
+        if isinstance(module, GRU):
+            raise UserError(
+                f"{name or 'the model'} is a {type(module).__name__} (hybrid.gin), whose steps in time a graph writes "
+                f"out one by one: blocks need a fixed length, for example --block {step.facts.hop}"
+            )
+
+
 @torch.no_grad()
 def trace(step: PureStep, *, block: int | None = None) -> torch.export.ExportedProgram:
     """A step as a graph of torch.export.
@@ -261,6 +279,8 @@ def trace(step: PureStep, *, block: int | None = None) -> torch.export.ExportedP
         UserError: a module that torch.export cannot follow; names the method.
     """
     facts = step.facts
+    if block is None:
+        refuse_recurrence(step)
     rows, hops = (1, block // facts.hop) if block else (3, 5)
     shapes = None
     if block is None:
@@ -270,7 +290,10 @@ def trace(step: PureStep, *, block: int | None = None) -> torch.export.ExportedP
         shapes = ({0: batch, 2: frames}, None, {0: batch})
     example = (step.example(rows, hops), still_knobs(facts.adaptive), step.silence(rows))
     try:
-        return torch.export.export(step, example, dynamic_shapes=shapes, strict=False)
+        with warnings.catch_warnings():
+            # Weights of a recurrent layer in a list and a temperature, both put back, are taken for a memory.
+            warnings.filterwarnings("ignore", "The tensor attributes? ", UserWarning)
+            return torch.export.export(step, example, dynamic_shapes=shapes, strict=False)
     except (RuntimeError, TypeError, ValueError, AttributeError, NotImplementedError) as error:
         first = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(f"torch.export cannot follow {step.method} of this model: {first}") from error

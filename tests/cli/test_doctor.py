@@ -92,7 +92,7 @@ def test_a_run_before_its_first_checkpoint_is_read_from_its_curves(healthy, tmp_
     event = next(healthy.glob("events*"))
     (tmp_path / event.name).write_bytes(event.read_bytes())
     assert main(["doctor", str(tmp_path)]) == 0
-    out = capsys.readouterr().out
+    out = " ".join(capsys.readouterr().out.split())  # lines are broken where the length of the folder has it
     assert "still learning" not in out and "fullband_spectral_distance: 23.5 at the start" in out
     assert "cannot tell:" in out and "no checkpoint" in out
 

@@ -8,7 +8,7 @@ from rave_tools.codec.bottlenecks.variational import VariationalEncoder
 from rave_tools.codec.nets.rave import EncoderV2, GeneratorV2
 from rave_tools.codec.pretransforms.pqmf import CachedPQMF
 from rave_tools.codec.rave import RAVE
-from rave_tools.nn.conv import Convolutions
+from rave_tools.nn.conv import Convolutions, fold_weight_norm
 from rave_tools.nn.noise import NoiseGeneratorV2
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
 
@@ -49,4 +49,30 @@ def make_noise_loud(codec):
     *_, last = (layer for layer in codec.decoder.noise_module.modules() if isinstance(layer, torch.nn.Conv1d))
     with torch.no_grad():
         last.bias.add_(4.0)
+    return codec
+
+
+def speak_up(codec):
+    """Scale every convolution of a codec, whose weights get folded, so that noise keeps its level: untrained, a deep
+    network answers with nearly nothing, and nearly nothing equals anything."""
+    codec = fold_weight_norm(codec)
+
+    def scale(module, inputs, y):
+        level = y.std()
+        if level < 1e-9:
+            return y
+        for values in (module.weight, module.bias):
+            if values is not None:
+                values.div_(level)
+        return y / level
+
+    hooks = [
+        module.register_forward_hook(scale)
+        for name, module in codec.named_modules()
+        if isinstance(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d)) and not name.startswith(("pqmf", "spectro"))
+    ]
+    with torch.no_grad():
+        codec(0.3 * torch.randn(1, codec.channels, 32 * codec.hop))
+    for hook in hooks:
+        hook.remove()
     return codec

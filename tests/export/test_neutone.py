@@ -47,6 +47,8 @@ def test_a_model_plays_in_a_process_without_the_sdk(case, sdk, tmp_path, make_co
     assert metadata["native_sample_rates"] == [delivered.facts.sample_rate]
     assert metadata["native_buffer_sizes"] == buffer_sizes(delivered.facts)
     assert metadata["model_authors"] == ["somebody"] and metadata["is_input_mono"] == (delivered.facts.channels == 1)
+    # The delay is told in samples of the host, which the SDK leaves at 48 kHz in the file.
+    module.set_daw_sample_rate_and_buffer_size(delivered.facts.sample_rate, delivered.facts.hop)
     assert module.calc_model_delay_samples() == delivered.facts.latency
     assert module.get_metadata_json() and not module.is_resampling()
 
