@@ -122,7 +122,9 @@ def draw(found: dict, picture: Path, title: str) -> None:
         panel.plot((np.arange(*span.indices(len(response))) - at) * scale, response[span], linewidth=0.8)
         panel.axvline(0, color="black", linewidth=0.8, label="impulse")
         if late:
-            panel.axvline(late * scale, color="tab:red", linestyle="--", label=f"{late} samples = {late * scale:.2f} ms")
+            panel.axvline(
+                late * scale, color="tab:red", linestyle="--", label=f"{late} samples = {late * scale:.2f} ms"
+            )
         panel.set_title(label, loc="left", fontsize=10)
         panel.legend(loc="upper right", fontsize=8)
     axes[-1].set_xlabel("ms after the impulse")

@@ -1,4 +1,4 @@
-"""Streaming exports beside acids-rave's own, in turn in one process with one thread; exits with 1 where a floor is missed.
+"""Streaming exports beside acids-rave's own, in turn, one thread; exits with 1 where a floor is missed.
 
     python benchmarks/streaming.py --peer FOLDER [--ours FOLDER] [--blocks 2048 8192] [--long] [NAME ...]
 
