@@ -343,6 +343,84 @@ def test_not_a_number_does_not_haunt(tmp_path, run, small):
     torch.testing.assert_close(answers[0][:, -64:], answers[1][:, -64:], atol=1e-6, rtol=0)
 
 
+@pytest.fixture(scope="module", params=["v2_small", "brave"])
+def live(request, tmp_path_factory):
+    """A low latency model and a small one of the family, with few channels; blocks of one hop, at least 128."""
+    torch.manual_seed(2)
+    codec = config.load([request.param], [f"CAPACITY = {SMALL[request.param]}"]).build("CODEC").eval()
+    path = tmp_path_factory.mktemp(request.param) / "live.ts"
+    delivered = export(codec, path, options=ExportOptions(latent_size=8), time_it=False)
+    return delivered, max(delivered.facts.hop, 128)
+
+
+@pytest.mark.parametrize("thread", ["none", "new"])
+def test_a_live_model_plays_what_python_plays_and_in_time(thread, live, tmp_path, run):
+    delivered, block = live
+    audio = 0.3 * torch.randn(1, block * 60)
+    sound = write(tmp_path / "in.wav", audio)
+    report = run(delivered.path, "--input", sound, "--block", block, "--thread", thread, *QUIET,
+                 "--answers", tmp_path / "out.wav")  # fmt: skip
+    played = report["objects"][0]
+    assert played["block"] == block and played["blocks"] == 60
+    assert played["errors"] == played["nonfinite"] == 0
+    assert played["cpu_ms"]["p50"] < played["budget_ms"]
+    assert played["allocations"]["thread"]["p50"] == played["allocations"]["thread"]["min"]
+    expected = python_stream(delivered.path, audio[None], [block])[0]
+    torch.testing.assert_close(read(tmp_path / "out.wav"), expected, atol=1e-6, rtol=0)
+
+
+GARBAGE = {
+    "nan": math.nan,
+    "inf": math.inf,
+    "minus_inf": -math.inf,
+    "uninitialised": 4e21,
+    "denormal": 1e-42,
+}
+
+
+def test_a_live_model_survives_garbage_and_reset_ends_what_is_left_of_it(live, tmp_path, run):
+    """Whole blocks of each kind of garbage; never an answer that is not finite, and after a reset no trace of it."""
+    delivered, block = live
+    clean = 0.3 * torch.randn(1, block * 8)
+    garbage = torch.cat([torch.full((1, 2 * block), value) for value in GARBAGE.values()], 1)
+    sound = write(tmp_path / "in.wav", torch.cat([clean, garbage, clean], 1))
+    at = (clean.shape[1] + garbage.shape[1]) // block
+    report = run(delivered.path, "--input", sound, "--block", block, *QUIET, "--set", f"reset=1@{at}",
+                 "--answers", tmp_path / "out.wav")  # fmt: skip
+    assert report["objects"][0]["errors"] == report["objects"][0]["nonfinite"] == 0
+    assert report["sets"][-1]["ok"]
+    heard = read(tmp_path / "out.wav")
+    assert torch.equal(heard[:, -clean.shape[1] :], heard[:, : clean.shape[1]])
+
+
+def test_denormals_make_no_block_of_a_live_model_late(live, tmp_path, run):
+    """Silence that is not quite silent costs more than silence, and must still leave half of the block's time."""
+    delivered, block = live
+    sound = write(tmp_path / "in.wav", torch.full((1, block * 80), 1e-42))
+    played = run(delivered.path, "--input", sound, "--block", block, *QUIET)["objects"][0]
+    assert played["errors"] == played["nonfinite"] == 0
+    assert played["cpu_ms"]["p50"] < 0.5 * played["budget_ms"]
+
+
+def test_attributes_of_a_live_model_turn_while_a_thread_computes(live, tmp_path, run):
+    """Messages come from the host's thread, blocks from one of its own; rows of mc keep apart."""
+    delivered, block = live
+    sets = [("--set", f"temperature={value}@{place}") for place, value in ((5, 0), (9, 1), (13, 0))]
+    sets.append(("--set", "reset=1@14"))
+    flat = [word for pair in sets for word in pair]
+    audio = torch.cat([0.3 * torch.randn(1, block * 30), torch.zeros(1, block * 30)])
+    sound = write(tmp_path / "in.wav", audio)
+    report = run(delivered.path, "--input", sound, "--block", block, "--batch", 2, "--thread", "new",
+                 "--set", "noise=0", *flat, "--answers", tmp_path / "out.wav")  # fmt: skip
+    known = [entry["ok"] for entry in report["sets"] if entry["name"] in report["attributes"]]
+    assert len(known) == len(report["sets"]) - ("noise" not in report["attributes"]) and all(known)
+    assert report["attributes"]["temperature"]["value"] == [0]
+    assert report["objects"][0]["errors"] == report["objects"][0]["nonfinite"] == 0
+    heard = read(tmp_path / "out.wav")
+    quiet = python_stream(delivered.path, audio[:1, 14 * block :][None], [block])[0]
+    torch.testing.assert_close(heard[:1, 14 * block :], quiet, atol=1e-6, rtol=0)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("thread", "megabytes"), [("none", 0.5), ("worker", 0.5), ("new", 4.0)])
 def test_memory_is_flat_over_ten_thousand_blocks(thread, megabytes, run, small):
