@@ -294,6 +294,8 @@ class Engine(nn.Module):
             elif code == 9:
                 torch.nan_to_num(a, 0.0, 0.0, 0.0, out=out)
                 torch.clamp(out, -self.loudest, self.loudest, out=out)
+                # Numbers that a processor has to compute in software (denormal ones): at -400 dB they are silence.
+                torch.hardshrink(out, 1e-20, out=out)
             elif code == 10:
                 # An alternating sign goes on where the last block left it.
                 frames = a.shape[0]

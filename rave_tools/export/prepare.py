@@ -13,11 +13,12 @@ from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
 from rave_tools.export.nn_tilde import HostModel
-from rave_tools.export.parts import NoiseSynthesis, Parts, codec_parts, scale_noise
+from rave_tools.export.parts import NoiseSynthesis, Parts, codec_parts
+from rave_tools.export.plain import PlainModel
 from rave_tools.export.player import LARGEST_CONTROL, LOUDEST, HostFacts
 from rave_tools.export.prior import HostModelWithPrior
 from rave_tools.export.products import PackedProducts, PlainProducts
-from rave_tools.export.resampler import ZERO_CROSSINGS, Decimator, Interpolator, Resampled, rate_ratio
+from rave_tools.export.resampler import ZERO_CROSSINGS, Resampled, rate_ratio
 from rave_tools.export.step import make_step, run_chain, still_knobs
 from rave_tools.generative.latent_prior import LatentPrior, PriorSampler
 from rave_tools.nn.conv import fold_weight_norm
@@ -141,40 +142,6 @@ def _gather_warnings(controls: nn.Module, options: ExportOptions, hop: int) -> l
     return found
 
 
-def make_reference(codec: Autoencoder, controls: nn.Module, options: ExportOptions) -> Callable[[Tensor], Tensor]:
-    """The plain model as the host should hear it: posterior means, shown controls only, no noise, resampled without
-    delay.
-
-    Args:
-        codec: plain.
-        controls: as in the host module.
-        options: sample rate and output channels.
-    """
-    quiet = copy.deepcopy(controls)
-    quiet.temperature = 0.0
-    plain = copy.deepcopy(codec).eval()
-    for branch in scale_noise(plain):
-        branch.synthesis.gain = torch.zeros(())
-    target = options.sample_rate or codec.sample_rate
-    enter: nn.Module = nn.Identity()
-    leave: nn.Module = nn.Identity()
-    if target != codec.sample_rate:
-        ratio = rate_ratio(codec.sample_rate, target)
-        up, down = Interpolator(ratio), Decimator(ratio)
-        enter, leave = (down, up) if target > codec.sample_rate else (up, down)
-    channels = options.channels or codec.channels
-
-    @torch.no_grad()
-    def reference(audio: Tensor) -> Tensor:
-        x = audio if isinstance(enter, nn.Identity) else enter.offline(audio)
-        latents = plain.encoder.sample(plain.encoder(plain.encoder_input(x)), 0.0)
-        y = plain.decode(quiet.hidden(quiet.shown(latents)))
-        y = y if isinstance(leave, nn.Identity) else leave.offline(y)
-        return y.repeat(1, -(-channels // y.shape[1]), 1)[:, :channels]
-
-    return reference
-
-
 def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | None = None) -> Assembled:
     """Make the halves of a codec, which stays as it is, and the measure of them.
 
@@ -197,7 +164,8 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
     except ValueError as error:
         raise UserError(f"--latent_size {options.latent_size}: {error}") from error
-    reference = make_reference(codec, controls, options)
+    channels, target = options.channels or codec.channels, options.sample_rate or codec.sample_rate
+    reference = PlainModel(codec, controls, sample_rate=target, channels=channels)
     left, right = codec.receptive_field()
     offset = latency = 0
     live = codec
@@ -207,7 +175,6 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
     parts = codec_parts(live, controls)
     has_noise = any(isinstance(module, NoiseSynthesis) for module in parts.modules())
     adaptive = any(isinstance(module, AdaptiveInstanceNormalization) for module in parts.modules())
-    target = options.sample_rate or codec.sample_rate
     hop = codec.hop
     if target != codec.sample_rate:
         parts = Resampled(parts, codec.sample_rate, target, offset=offset, latency=latency, hop=codec.hop)
@@ -215,7 +182,6 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         reach = 2 * ZERO_CROSSINGS * max(1, target // codec.sample_rate)
         hop, left, right = (math.ceil(samples * target / codec.sample_rate) for samples in (hop, left, right))
         left, right = left + reach, right + reach
-    channels = options.channels or codec.channels
     facts = HostFacts(
         sample_rate=target,
         channels=codec.channels,

@@ -25,7 +25,7 @@ from rave_tools.export.prepare import ExportOptions, Measured
 from rave_tools.export.pure import METHODS
 from rave_tools.export.speed import SECONDS_PER_SIZE, Speed, time_calls
 from rave_tools.export.step import still_knobs
-from rave_tools.export.verify import BLOCKS, TOLERANCE_DB, Verification, cut, difference, make_measure
+from rave_tools.export.verify import BLOCKS, TOLERANCE_DB, Verification, cut, difference, make_measure, verdict
 from rave_tools.nn.normalization import SWITCHES
 
 Run = Callable[[Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -183,9 +183,14 @@ def verify_steps(
         return torch.zeros(count, state_sizes[method])
 
     odd = play_step(forward, measure.audio[:rows], hops, state=silence("forward", rows), knobs=quiet)
-    error, decibels = measure.compare(odd, rest)
     name = f"blocks of {block} samples" if block else "blocks of 1 to 16 hops in any order, 2 rows,"
-    result.add(f"{name} equal the plain model", decibels <= TOLERANCE_DB, f"max error {error:.1e} ({decibels:.0f} dB)")
+
+
+    def encode() -> Tensor:
+        return play_step(runs["encode"], measure.audio[:rows], hops, state=silence("encode", rows), knobs=quiet)
+
+    answers = verdict(measure, odd, rest, precision="fp32", encode=encode)
+    result.add(f"{name} equal the plain model", *answers)
 
     single = play_step(forward, measure.audio[:1], [unit], state=silence("forward"), knobs=quiet)
     latents = play_step(runs["encode"], measure.audio[:1], [unit], state=silence("encode"), knobs=quiet)

@@ -393,13 +393,15 @@ def test_a_live_model_survives_garbage_and_reset_ends_what_is_left_of_it(live, t
     assert torch.equal(heard[:, -clean.shape[1] :], heard[:, : clean.shape[1]])
 
 
-def test_denormals_make_no_block_of_a_live_model_late(live, tmp_path, run):
-    """Silence that is not quite silent costs more than silence, and must still leave half of the block's time."""
+def test_denormals_are_silence_to_a_live_model(live, tmp_path, run):
+    """Numbers that a processor has to compute in software cost four times as much; they are cut at the door."""
     delivered, block = live
-    sound = write(tmp_path / "in.wav", torch.full((1, block * 80), 1e-42))
-    played = run(delivered.path, "--input", sound, "--block", block, *QUIET)["objects"][0]
-    assert played["errors"] == played["nonfinite"] == 0
-    assert played["cpu_ms"]["p50"] < 0.5 * played["budget_ms"]
+    answers = []
+    for name, value in (("silence", 0.0), ("denormal", 1e-42)):
+        sound = write(tmp_path / f"{name}.wav", torch.full((1, block * 20), value))
+        run(delivered.path, "--input", sound, "--block", block, *QUIET, "--answers", tmp_path / "out.wav")
+        answers.append(read(tmp_path / "out.wav"))
+    assert torch.equal(*answers)
 
 
 def test_attributes_of_a_live_model_turn_while_a_thread_computes(live, tmp_path, run):
