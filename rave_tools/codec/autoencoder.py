@@ -140,7 +140,10 @@ class Autoencoder(nn.Module, Streamable):
             while True:
                 gradient = self._gradient_at_centre(half, faint)
                 if not gradient.any():
-                    raise ValueError(f"no input reaches the output of this {type(self).__name__}: its weights are zero")
+                    raise ValueError(
+                        f"no input reaches the output of this {type(self).__name__}: its weights are zero, or so large "
+                        "that everything is cut off"
+                    )
                 if not (gradient[0] or gradient[-1]):
                     used = torch.nonzero(gradient).flatten()
                     return max(0, half - int(used[0])), max(0, int(used[-1]) - half + 1)

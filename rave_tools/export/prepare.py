@@ -166,7 +166,10 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         raise UserError(f"--latent_size {options.latent_size}: {error}") from error
     channels, target = options.channels or codec.channels, options.sample_rate or codec.sample_rate
     reference = PlainModel(codec, controls, sample_rate=target, channels=channels)
-    left, right = codec.receptive_field()
+    try:
+        left, right = codec.receptive_field()
+    except ValueError as error:
+        raise UserError(f"{error}; `rave_tools doctor RUN` looks for the reason in its curves") from error
     offset = latency = 0
     live = codec
     if options.streaming:

@@ -200,6 +200,16 @@ def test_a_file_that_fails_is_not_left_behind_and_an_older_one_stays(tmp_path, m
     assert (tmp_path / "model.ts").read_bytes() == old
 
 
+def test_a_model_that_hears_nothing_is_refused_in_words(tmp_path, make_codec):
+    codec = make_codec()
+    for name, parameter in codec.decoder.named_parameters():
+        if name.endswith("weight_g"):
+            torch.nn.init.zeros_(parameter)
+    with pytest.raises(UserError, match="no input reaches the output .* doctor"):
+        make_file(tmp_path, codec)
+    assert not list(tmp_path.iterdir())
+
+
 def test_speed_is_measured_in_a_fresh_process(mono):
     speed = deliver.measure_speed(mono.path, seconds=0.05)
     assert [times.hops for times in speed.times] == [1, 2, 4]
