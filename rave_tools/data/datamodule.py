@@ -5,6 +5,7 @@ the number of workers, and a resumed run continues it at exactly the batch where
 """
 
 import contextlib
+import signal
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -19,6 +20,9 @@ from rave_tools.data.datasets import DataError, Draw, FixedSegments, open_datase
 from rave_tools.data.store import read_facts
 from rave_tools.data.transforms import Compose, RandomPitch, TransformLike, deterministic, rave_defaults
 from rave_tools.errors import UserError
+
+GRACE = 30
+"""Seconds that a loader lives on after SIGTERM, for the trainer to finish its update."""
 
 
 class BatchPlan(Sampler[list[Draw]]):
@@ -95,6 +99,23 @@ class TrainStream:
         with contextlib.suppress(Exception):
             for _ in batches:
                 continue
+
+
+def leave_signals_to_the_trainer(_worker: int) -> None:
+    """In a process that loads: Ctrl-C and a scheduler's SIGTERM reach the whole group, and the trainer answers them.
+
+    A loader that they end is turned by torch into an error in the middle of whatever the trainer is doing; within an
+    update this costs the checkpoint. So the loaders live on until the trainer closes its stream. SIGTERM is also how a
+    program that ends gets rid of the loaders it has left: they give it `GRACE` seconds.
+    """
+
+    def end_later(_signum: int, _frame: object) -> None:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(GRACE)
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGALRM"):  # not on Windows, where nobody sends the other one to a group
+        signal.signal(signal.SIGTERM, end_later)
 
 
 class ValidationBatches:
@@ -278,6 +299,7 @@ class AudioDataModule(lightning.LightningDataModule):
         options: dict[str, Any] = {}
         if self.workers:
             options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}
+            options["worker_init_fn"] = leave_signals_to_the_trainer
         loader = DataLoader(self._train, batch_sampler=plan, num_workers=self.workers, collate_fn=collate, **options)
         stream = TrainStream(loader, plan, self)
         self._streams.append(stream)

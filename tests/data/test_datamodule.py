@@ -1,6 +1,9 @@
 """Batches: infinite, the same whatever loads them, continued where a run stopped, shared between processes."""
 
 import itertools
+import multiprocessing
+import os
+import signal
 
 import lightning.pytorch as lightning
 import pytest
@@ -190,3 +193,20 @@ def test_lightning_takes_it_as_it_is(database, tmp_path):
     expected = batches(module(database), 6)
     assert all(torch.equal(one, two.audio) for one, two in zip(consumer.trained, expected, strict=True))
     assert consumer.validated == 2 * data.validation_records
+
+
+def test_a_signal_to_the_whole_group_ends_no_loader(database):
+    """Torch turns a loader's death into an error in the middle of an update, and the update's checkpoint is lost."""
+    data = module(database, workers=1)
+    before = set(multiprocessing.active_children())
+    stream = iter(data.train_dataloader())
+    next(stream)
+    (loader,) = set(multiprocessing.active_children()) - before
+    for number in (signal.SIGINT, signal.SIGTERM):
+        os.kill(loader.pid, number)
+    later = list(itertools.islice(stream, 40))  # more than were prefetched when the signals came
+    assert len(later) == 40 and loader.is_alive()
+    stream.close()
+    data.teardown()
+    loader.join(30)
+    assert not loader.is_alive()
