@@ -39,11 +39,13 @@ class Latent:
         z: continuous latents, ready for the decoder. Shape (B, D, N).
         codes: codebook indices for discrete bottlenecks, else None. Shape (B, K, N).
         penalties: named, unweighted scalars (``kl``, ``commitment``, ``mmd``, ...). A beta is the trainer's business.
+        scale: what the sound was divided by before it was encoded, else None. Shape (B, 1).
     """
 
     z: Tensor
     codes: Tensor | None = None
     penalties: dict[str, Tensor] = field(default_factory=dict)
+    scale: Tensor | None = None
 
 
 @dataclass

@@ -61,6 +61,10 @@ class Autoencoder(nn.Module, Streamable):
         """(B, D, N) -> (B, C*M, N * hop / M)."""
         raise NotImplementedError
 
+    def decode_latent(self, latent: Latent, phase: int = 2) -> Tensor:
+        """As `decode_bands`, from everything that crossed the bottleneck."""
+        return self.decode_bands(latent.z, phase)
+
     def from_bands(self, bands: Tensor) -> Tensor:
         """What the decoder made -> (B, C, T)."""
         raise NotImplementedError

@@ -176,7 +176,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 noise=None if deterministic else self._latent_noise(audio),
                 step=self.counters.generator_updates,
             )
-        decoded = self.codec.decode_bands(latent.z, self.phase.number)
+        decoded = self.codec.decode_latent(latent, self.phase.number)
         with self._float32():
             decoded = decoded.float()
             estimate = self.codec.from_bands(decoded)[..., : audio.shape[-1]]

@@ -1,0 +1,158 @@
+"""Codecs of an encoder, a bottleneck and a decoder on the waveform: EnCodec's, AudioCraft's, DAC's."""
+
+import torch
+from torch import Tensor, nn
+
+from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.codec.bottlenecks.latent import LatentBottleneck
+from rave_tools.contracts import Latent
+from rave_tools.nn.streaming import NotStreamable, StreamInfo, stream_through, streaming
+
+QUIETEST = 1e-8
+
+
+class CompressionModel(Autoencoder):
+    """Encoder, bottleneck, decoder; state-dict keys as in the field: ``encoder.*``, ``quantizer.*``, ``decoder.*``.
+
+    Args:
+        sampling_rate: in hertz.
+        encoder: waveform to statistics; knows ``hop``, ``in_channels``, ``latent_size`` (D) and ``n_out`` (its outputs
+            per latent).
+        decoder: latents to waveform; knows ``hop``, ``out_channels`` and ``latent_size``.
+        quantizer: the bottleneck, with codes or without.
+        n_channels: C.
+        renormalize: divide each input by its loudness (the root mean square of the channels' mean), and multiply what
+            was decoded by it: the codes then say nothing about the level. Such a model does not stream.
+        segment: seconds that are coded at once, each with its own loudness; None codes a sound as a whole.
+        overlap: share of a segment that it has in common with the next one.
+
+    Raises:
+        ValueError: parts that do not fit each other; says which numbers disagree.
+
+    Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022.
+    """
+
+    def __init__(
+        self,
+        *,
+        sampling_rate: int,
+        encoder: nn.Module,
+        decoder: nn.Module,
+        quantizer: LatentBottleneck,
+        n_channels: int = 1,
+        renormalize: bool = False,
+        segment: float | None = None,
+        overlap: float = 0.01,
+    ) -> None:
+        super().__init__()
+        for fact, number, meant in (
+            ("encoder input channels", encoder.in_channels, n_channels),
+            ("decoder output channels", decoder.out_channels, n_channels),
+            ("decoder's samples per latent frame", decoder.hop, encoder.hop),
+            ("encoder's outputs per latent", encoder.n_out, quantizer.n_out),
+            ("encoder latent size", encoder.latent_size, quantizer.latent_dim),
+            ("decoder latent size", decoder.latent_size, quantizer.latent_dim),
+        ):
+            if number != meant:
+                raise ValueError(
+                    f"{fact}: {number}, but the other parts of the model need {meant} ({n_channels} channels, "
+                    f"{encoder.hop} samples per frame, latent size {quantizer.latent_dim}); "
+                    "make RATIOS, LATENT_SIZE and CHANNELS agree"
+                )
+        self.sample_rate = sampling_rate
+        self.channels = n_channels
+        self.hop = int(encoder.hop)
+        self.latent_dim = quantizer.latent_dim
+        self.renormalize = renormalize
+        self.segment = segment
+        self.overlap = overlap
+        self.encoder = encoder
+        self.quantizer = quantizer
+        self.decoder = decoder
+        if not quantizer.discrete:
+            self.register_buffer("latent_pca", torch.eye(self.latent_dim))
+            self.register_buffer("latent_mean", torch.zeros(self.latent_dim))
+            self.register_buffer("fidelity", torch.zeros(self.latent_dim))
+
+    @property
+    def num_codebooks(self) -> int:  # type: ignore[override]
+        """K in use; 0 of a continuous bottleneck."""
+        return self.quantizer.num_codebooks
+
+    @property
+    def codebook_size(self) -> int:  # type: ignore[override]
+        """S; 0 of a continuous bottleneck."""
+        return self.quantizer.codebook_size
+
+    @property
+    def frame_rate(self) -> float:
+        """Latent frames per second."""
+        return self.sample_rate / self.hop
+
+    def loudness(self, audio: Tensor) -> Tensor | None:
+        """What the input is divided by, (B, C, T) -> (B, 1); None of a model that leaves levels alone."""
+        if not self.renormalize:
+            return None
+        return audio.mean(1).square().mean(-1, keepdim=True).sqrt() + QUIETEST
+
+    def to_bands(self, audio: Tensor) -> Tensor:
+        return audio
+
+    def encode_bands(
+        self, bands: Tensor, *, deterministic: bool = False, noise: Tensor | None = None, step: int | None = None
+    ) -> Latent:
+        scale = self.loudness(bands)
+        if scale is not None:
+            bands = bands / scale[..., None]
+        latent = self.quantizer(self.encoder(bands), deterministic=deterministic, noise=noise, step=step)
+        latent.scale = scale
+        return latent
+
+    def decode_bands(self, z: Tensor, phase: int = 2) -> Tensor:
+        return self.decoder(z)
+
+    def decode_latent(self, latent: Latent, phase: int = 2) -> Tensor:
+        audio = self.decode_bands(latent.z, phase)
+        return audio if latent.scale is None else audio * latent.scale[..., None]
+
+    def from_bands(self, bands: Tensor) -> Tensor:
+        return bands
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """There and back: (B, C, T) -> (B, C, T)."""
+        return self.decode_latent(self.encode(audio, deterministic=True))
+
+    def dequantize(self, codes: Tensor) -> Tensor:
+        """(B, K', N) -> (B, D, N), for the first K' codebooks."""
+        return self.quantizer.dequantize(codes)
+
+    def enable_streaming(self, delay: int) -> int:
+        return self.enable_decoder_streaming(self.enable_encoder_streaming(delay))
+
+    def enable_encoder_streaming(self, delay: int) -> int:
+        """Delay in samples -> delay in latent frames."""
+        if self.renormalize:
+            raise NotStreamable(
+                "a model that divides a whole sound by its loudness cannot work block by block; "
+                "set CompressionModel.renormalize = False, or play it offline"
+            )
+        return stream_through(self.encoder, delay, "encoder")
+
+    def enable_decoder_streaming(self, delay: int) -> int:
+        """Delay in latent frames -> delay in samples."""
+        return stream_through(self.decoder, delay, "decoder")
+
+    def streaming(self) -> tuple["CompressionModel", StreamInfo]:
+        """A copy that works on blocks of whole frames, and how it relates to this codec."""
+        return streaming(self, self.hop)
+
+    def controls(self, *, fidelity: float = 0.95, size: int | None = None) -> nn.Module:
+        """Latents or codes as a plug-in shows them; see rave_tools.codec.controls.
+
+        Args:
+            fidelity: share of the latents' variance that the controls carry, where that can be chosen.
+            size: exact number of controls instead.
+        """
+        unknown = torch.zeros(self.latent_dim)
+        analysis = [getattr(self, name, unknown) for name in ("latent_pca", "latent_mean", "fidelity")]
+        return self.quantizer.controls(*analysis, share=fidelity, size=size)
