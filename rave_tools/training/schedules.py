@@ -23,13 +23,22 @@ class Phase:
 
 
 class Schedule(Protocol):
-    """Decides the phase and whose turn it is from the counters alone."""
+    """Decides the phase and whose turn it is from the counters alone.
+
+    Attributes:
+        shares_batches: the discriminator learns from the generator's batches instead of having its own.
+    """
+
+    shares_batches: bool
 
     def at(self, generator_updates: int) -> Phase:
         """Phase in force when `generator_updates` updates have been made."""
 
     def discriminator_turn(self, generator_updates: int, discriminator_updates: int) -> bool:
         """Whether the next batch belongs to the discriminator."""
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Whether the discriminator learns from the generator's next batch as well, before it judges it."""
 
     def stretches(self, max_steps: int) -> list[tuple[Phase, int, float]]:
         """(phase, generator updates in it, discriminator updates per generator update) up to `max_steps`."""
@@ -61,6 +70,7 @@ class RAVESchedule:
             )
         if phase_1_duration < 0:
             raise ValueError(f"phase_1_duration is {phase_1_duration} generator updates; set PHASE_1_DURATION >= 0")
+        self.shares_batches = False
         self.phase_1_duration = phase_1_duration
         self.update_discriminator_every = update_discriminator_every
         self._first = Phase(1, "representation learning", adversarial=False, encoder_frozen=False)
@@ -74,6 +84,10 @@ class RAVESchedule:
         """Whether the next batch belongs to the discriminator."""
         since = generator_updates - self.phase_1_duration
         return since >= 0 and (since + discriminator_updates) % self.update_discriminator_every == 0
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Never: it has batches of its own."""
+        return False
 
     def stretches(self, max_steps: int) -> list[tuple[Phase, int, float]]:
         """(phase, generator updates in it, discriminator updates per generator update) up to `max_steps`."""
@@ -90,6 +104,7 @@ class OnePhase:
     """
 
     def __init__(self, name: str = "reconstruction") -> None:
+        self.shares_batches = False
         self._phase = Phase(1, name, adversarial=False, encoder_frozen=False)
 
     def at(self, generator_updates: int) -> Phase:
@@ -97,6 +112,10 @@ class OnePhase:
         return self._phase
 
     def discriminator_turn(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Never."""
+        return False
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
         """Never."""
         return False
 
