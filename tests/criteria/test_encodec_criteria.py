@@ -262,7 +262,6 @@ DESCRIPT = partial(
     log_norm="L1",
     clamp=True,
     averaged=False,
-    keep_empty=True,
 )
 DISTANCES = {
     "mel": partial(mel.MelDistance, sample_rate=24000, n_fft=1024, num_mels=64),
