@@ -143,7 +143,7 @@ class Balancer(nn.Module):
         for name in self.weights:
             pending, norm = self._pending(name), self._norm(name)
             seen = (pending[1] > 0) & pending.isfinite().all()
-            observed = torch.stack([pending[0] / pending[1].clamp_min(1), torch.ones_like(pending[1])])
+            observed = torch.stack([self._whole(pending), torch.ones_like(pending[1])])
             norm.copy_(torch.where(seen, self.decay * norm + observed, norm))
             pending.zero_()
 
@@ -162,15 +162,15 @@ class Balancer(nn.Module):
     @torch.no_grad()
     def _factors(self, gradients: Mapping[str, Tensor], parts: int) -> dict[str, Tensor]:
         """What each loss is multiplied by."""
-        rows = torch.stack([self._size(gradient) for gradient in gradients.values()])
-        observed = mean_over_processes(rows / parts)
+        rows = torch.stack([self._size(gradient, parts) for gradient in gradients.values()])
+        observed = mean_over_processes(rows)
         weight = sum(self.weights[name] for name in gradients)
         averages = {}
         for name, size in zip(gradients, observed, strict=True):
             pending = self._pending(name)
             pending += torch.stack([size, torch.ones_like(size)])
             total, count = self.decay * self._norm(name)
-            averages[name] = (total + pending[0] / pending[1]) / (count + 1)
+            averages[name] = (total + self._whole(pending)) / (count + 1)
         everything = torch.stack(list(averages.values())).sum()
         self.shares = {name: average / (everything + SMALLEST_NORM) for name, average in averages.items()}
         if not self.balance_grads:
@@ -182,10 +182,16 @@ class Balancer(nn.Module):
         }
         return self.factors
 
-    def _size(self, gradient: Tensor) -> Tensor:
+    def _size(self, gradient: Tensor, parts: int) -> Tensor:
+        """What one part says of the update's norm: a norm of its examples, or a square of which the root is due."""
         if self.per_item:
-            return torch.linalg.vector_norm(gradient.flatten(1), dim=1).mean()
-        return torch.linalg.vector_norm(gradient)
+            return torch.linalg.vector_norm(gradient.flatten(1), dim=1).mean() / parts
+        return gradient.square().sum() / parts  # (|g| / parts)^2, of which the update's has as many as there are parts
+
+    def _whole(self, pending: Tensor) -> Tensor:
+        """Norm of the update's gradient, as the parts seen so far make it."""
+        mean = pending[0] / pending[1].clamp_min(1)
+        return mean if self.per_item else mean.sqrt()
 
     def _norm(self, name: str) -> Tensor:
         return self.get_buffer(f"norm_{name}")
