@@ -225,14 +225,27 @@ def test_pooled_scales_hear_lower_rates() -> None:
     assert [f.maps[0].shape[-1] for f in flat(audio)] == [800, 800, 800]
 
 
-def test_descript_with_the_frames_of_its_codec() -> None:
+def test_descript_with_the_frames_of_its_codec_and_both_sides_of_its_game() -> None:
     case = fixture("descript")
+    every = case["every"]
     ours = descript.DescriptDiscriminator(periods=[], fft_sizes=[64], bands=[(0.0, 0.5), (0.5, 1.0)], match_stride=True)
     ours.load_state_dict(by_rule(case["shapes"]), strict=True)
     with torch.no_grad():
         (seen,) = ours(case["x"])
     for mine, theirs in zip([*seen.maps, seen.logits], case["maps"][0], strict=True):
-        near(mine, theirs, case["every"])
+        near(mine, theirs, every)
+    game = Adversary(
+        ours,
+        discriminator_loss=adversarial.discriminator_loss("least_squares"),
+        generator_loss=adversarial.generator_loss("least_squares"),
+        feature_matching=adversarial.FeatureMatching(relative=False, skip=0, include_logits=False, reduction="sum"),
+    )
+    fake = case["y"].clone().requires_grad_()
+    losses = game.generator_losses(case["x"], fake)
+    for key in ("adversarial", "feature_matching"):
+        close(losses[key].detach(), case[key])
+        near(torch.autograd.grad(losses[key], fake, retain_graph=True)[0], case[f"{key}_gradient"], every)
+    close(game.discriminator_losses(case["x"], fake)["discriminator"].detach(), case["discriminator"])
 
 
 # Losses of the game ---------------------------------------------------------------------------------------------------
