@@ -63,7 +63,7 @@ class Balancer(nn.Module):
     The averages are buffers, so a checkpoint holds them and a resumed run goes on with them.
 
     Args:
-        weights: by name of the loss.
+        weights: by name of the loss; one of weight 0 is only watched, and costs no gradient.
         total_norm: norm of the balanced gradient at the output.
         decay: weight of the past in the running average of the norms.
         per_item: average the norms of the examples' gradients; otherwise the norm of the batch's gradient counts.
@@ -90,6 +90,8 @@ class Balancer(nn.Module):
             raise ValueError(f"Balancer.decay is {decay}; it lies between 0 and 1, 1 not included")
         if negative := sorted(name for name, weight in weights.items() if weight < 0):
             raise ValueError(f"Balancer.weights are shares of a gradient; negative are {', '.join(negative)}")
+        if weights and not any(weights.values()):
+            raise ValueError("Balancer.weights are all 0; give at least one loss a weight")
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self.total_norm = total_norm
         self.decay = decay
@@ -128,7 +130,7 @@ class Balancer(nn.Module):
                 "use WeightedSum for this training"
             )
         gradients = self._gradients(losses, output)
-        aside = [self.weights[name] * value for name, value in losses.items() if name not in gradients]
+        aside = [w * losses[name] for name, w in self.weights.items() if w and name in losses.keys() - gradients.keys()]
         beside = torch.stack(aside).sum() if aside else output.new_zeros(())
         if not gradients:
             return beside
@@ -151,7 +153,7 @@ class Balancer(nn.Module):
         """Of each loss at the output, for those that depend on it; magnified while half precision may be on the way."""
         gradients = {}
         for name, value in losses.items():
-            if not value.requires_grad:
+            if not value.requires_grad or not self.weights[name]:
                 continue
             magnified = value * losses.scale if losses.scale != 1 else value
             (gradient,) = torch.autograd.grad(magnified, [output], retain_graph=True, allow_unused=True)

@@ -134,6 +134,18 @@ def test_without_balancing_it_is_a_weighted_sum_that_is_watched():
     assert balancer.norm_a[1] == 1
 
 
+def test_a_loss_without_weight_is_only_watched():
+    """As AudioCraft's losses of weight 0; nobody differentiates it, so it may even be infinite."""
+    balancer, output = Balancer({**WEIGHTS, "watched": 0.0}), torch.zeros(4, 2, 5, requires_grad=True)
+    losses = linear(output, draw())
+    losses["watched"] = output.sum() / 0
+    balancer(losses).backward()
+    torch.testing.assert_close(output.grad, gradient_of(Balancer(WEIGHTS), draw()))
+    assert "watched" not in balancer.shares
+    with pytest.raises(ValueError, match="weights are all 0"):
+        Balancer({"a": 0.0})
+
+
 def test_factors_are_what_the_losses_were_multiplied_by():
     balancer, directions = Balancer(WEIGHTS), draw()
     gradient = gradient_of(balancer, directions)
