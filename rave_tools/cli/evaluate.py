@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from ..criteria.measures import Measure
     from ..inference.embeddings import Embedding
     from ..inference.evaluate import Contestant, Evaluation, Row
-    from ..inference.files import Job
     from ..inference.report import Report
 
 HELP = "measure reconstructions of runs, checkpoints and exported models side by side"
@@ -89,12 +88,10 @@ def define(flags: absl_flags.FlagValues) -> None:
 def run(flags: absl_flags.FlagValues) -> int:
     """Measure, and write down; the exit code is 1 if a file could not be read or played, 130 after Ctrl-C."""
     from ..inference.evaluate import Evaluation, Settings, choose
-    from ..inference.files import plan
     from ..inference.report import Report
 
     measures, with_frechet = chosen_measures(flags["measures"].value)
-    jobs = plan(flags["input"].value, flags["output"].value)
-    found = {job.source: name for job, name in zip(jobs, file_names(jobs, flags["output"].value), strict=True)}
+    found = named_files(flags["input"].value, flags["output"].value)
     files = choose(list(found), flags["limit"].value, flags["seed"].value)
     contestants = open_contestants(flags)
     rates = [contestant.machine.sample_rate for contestant in contestants]
@@ -198,14 +195,21 @@ def chosen_measures(names: list[str]) -> tuple[list["Measure"], bool]:
     return [measure for measure in (*MEASURES, *speech.SPEECH) if measure.name in wanted], "frechet" in wanted
 
 
-def file_names(jobs: list["Job"], output: str) -> list[str]:
-    """Names of the files in tables: their places below the input, with their own extensions."""
-    return [
-        str(job.target.relative_to(output).with_name(job.source.name))
-        if job.target.stem == job.source.stem
-        else str(job.target.relative_to(output)).removesuffix(".wav")
-        for job in jobs
-    ]
+def named_files(inputs: list[str], output: str) -> dict[Path, str]:
+    """The files of the inputs, each with its name in tables: its place below the input, where that is its own alone.
+
+    Raises:
+        UserError: an input does not exist, or there is no audio.
+    """
+    from ..inference.files import plan
+
+    place = Path(output) / "played"  # Nothing is written there: it is the tree of names that is wanted.
+    names = {}
+    for job in plan(inputs, str(place)):
+        own = job.target.relative_to(place)
+        alone = own.stem == job.source.stem
+        names[job.source] = str(own.with_name(job.source.name)) if alone else str(own).removesuffix(".wav")
+    return names
 
 
 def open_contestants(flags: absl_flags.FlagValues) -> list["Contestant"]:

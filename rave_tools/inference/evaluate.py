@@ -167,7 +167,6 @@ class Evaluation:
 
     Attributes:
         rows: of every file and model so far.
-        files: names of the files begun.
         embedding_problems: reasons why files take no part in the Frechet distance, by model.
     """
 
@@ -191,10 +190,14 @@ class Evaluation:
         self.settings = settings
         self.embedding = embedding
         self.rows: list[Row] = []
-        self.files: list[str] = []
         self.embedding_problems: dict[str, Counter[str]] = {c.name: Counter() for c in contestants}
         self._clouds = {c.name: (Gaussian(), Gaussian()) for c in contestants}
         self._stopwatches = {c.name: Stopwatch(c.machine) for c in contestants}
+
+    @property
+    def files(self) -> list[str]:
+        """Names of the files that have rows."""
+        return list(dict.fromkeys(row.file for row in self.rows))
 
     def warm_up(self) -> None:
         """Play silence through every model, so that the first file is timed as the others are."""
@@ -217,7 +220,6 @@ class Evaluation:
         Yields:
             A row per model as soon as it is known. What cannot be read or played is a row with a problem.
         """
-        self.files.append(name)
         clip: Clip | None = None
         problem = ""
         try:

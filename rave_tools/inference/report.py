@@ -3,6 +3,7 @@
 import csv
 import html
 import json
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -199,7 +200,20 @@ def terminal_table(report: Report) -> list[str]:
             for c in evaluation.contestants
         )
         lines.append(f"Frechet distance on {evaluation.embedding.name}: {counts}")
-    return lines + cautions
+    return lines + cautions + conversions(report)
+
+
+def conversions(report: Report) -> list[str]:
+    """What was done to files before and after they were played, and to how many."""
+    lines = []
+    for contestant in report.evaluation.contestants:
+        counts = Counter(note for row in report.rows_of(contestant) for note in row.notes)
+        lines += [f"  {contestant.name}: {note} ({_files(count)})" for note, count in counts.most_common()]
+    return lines
+
+
+def _files(count: int) -> str:
+    return f"{count} file{'s' * (count != 1)}"
 
 
 def _title(measure: Measure) -> str:
@@ -234,11 +248,12 @@ def _e(text: object) -> str:
 def _head(report: Report) -> str:
     evaluation = report.evaluation
     names = ", ".join(f"<b>{_e(c.name)}</b>" for c in evaluation.contestants)
-    count = len(evaluation.files)
-    lines = [f"<h1>Reconstructions compared</h1><p class=\"lead\">{names} on {count} file{'s' * (count != 1)}</p>"]
+    lines = [f"<h1>Reconstructions compared</h1><p class=\"lead\">{names} on {_files(len(evaluation.files))}</p>"]
     if report.interrupted:
         lines.append(f"<p class=\"warning\">Interrupted: {_e(report.interrupted)}</p>")
-    facts = "".join(f"<dt>{_e(key)}</dt><dd>{_e(value)}</dd>" for key, value in report.settings.items())
+    facts = "".join(
+        f"<div><dt>{_e(key)}</dt><dd>{_e(value)}</dd></div>" for key, value in report.settings.items()
+    )
     lines.append(f"<dl class=\"facts\">{facts}</dl>")
     return "\n".join(lines)
 
@@ -356,6 +371,8 @@ def _examples(report: Report) -> str:
         cards = []
         for name, sound in sounds:
             caption = example.captions.get(name, "")
+            if float(sound.abs().max()) > 1:
+                caption = f"{caption}{', ' * bool(caption)}clipped here"
             cards.append(
                 f"<figure><figcaption><b>{_e(name)}</b><span>{_e(caption)}</span></figcaption>"
                 f"<div class=\"picture\"><img alt=\"spectrogram of {_e(name)}\" "
@@ -424,7 +441,8 @@ small { color: var(--soft); font-size: .8em; font-weight: 400; }
 .lead { margin: .2rem 0 1rem; color: var(--soft); } .lead b { color: var(--ink); }
 .hint { color: var(--soft); font-size: .85rem; margin: .5rem 0; }
 .facts { display: flex; flex-wrap: wrap; gap: .3rem 1.6rem; margin: 0; font-size: .85rem; }
-.facts dt { color: var(--soft); } .facts dd { margin: 0 0 0 -1.2rem; overflow-wrap: anywhere; }
+.facts div { display: flex; gap: .4rem; } .facts dt { color: var(--soft); white-space: nowrap; }
+.facts dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { padding: .55rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
@@ -449,7 +467,7 @@ figure { margin: 0; min-width: 0; } figcaption { display: flex; justify-content:
 .picture { position: relative; border-radius: 6px; overflow: hidden; background: #000; height: 190px; }
 .picture img { width: 100%; height: 100%; display: block; }
 .picture i { position: absolute; left: 4px; transform: translateY(50%); font: 10px/1 system-ui, sans-serif;
-  color: #fff; opacity: .8; text-shadow: 0 0 3px #000; pointer-events: none; }
+  color: #fff; background: #0009; border-radius: 3px; padding: 2px 4px; pointer-events: none; }
 audio { width: 100%; height: 36px; margin-top: .5rem; display: block; }
 .bar { height: .7em; width: 8rem; border-radius: 3px; vertical-align: baseline; }
 .meanings { font-size: .9rem; display: grid; grid-template-columns: max-content 1fr; gap: .3rem 1.2rem; margin: 0; }

@@ -23,7 +23,7 @@ def pesq(reference: Tensor, estimate: Tensor, rate: int) -> float:
         rate: in hertz.
 
     Returns:
-        MOS-LQO, 1.04 to 4.64.
+        MOS-LQO, about 1 to 4.64.
 
     Raises:
         Undefined: silent, too short, or no utterances in it.
@@ -82,11 +82,10 @@ def stoi(reference: Tensor, estimate: Tensor, rate: int) -> float:
 
 
 PESQ = Measure(
-    "pesq", "PESQ", "MOS", True, True, "predicted opinion of telephone listeners, 1.04 to 4.64, wide band, 16 kHz", pesq
-)
-STOI = Measure(
-    "stoi", "STOI", "", True, True, "predicted intelligibility of speech, about 0 to 1, at 10 kHz", stoi
-)
+    "pesq", "PESQ", "MOS", True, True,
+    "predicted opinion of telephone listeners, about 1 to 4.64, wide band, at 16 kHz", pesq,
+)  # fmt: skip
+STOI = Measure("stoi", "STOI", "", True, True, "predicted intelligibility of speech, about 0 to 1, at 10 kHz", stoi)
 SPEECH = (PESQ, STOI)
 PACKAGES = {"pesq": "pesq", "stoi": "pystoi"}
 
