@@ -18,6 +18,9 @@ LOWEST = 30.0
 RANGE = 80.0
 """Decibels between the brightest and the darkest colour."""
 
+FAINTEST = 0.0
+"""Decibels that the brightest colour stands for at least, some 54 below a sine at full scale: silence stays dark."""
+
 PALETTE = "magma"
 
 

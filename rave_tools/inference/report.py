@@ -173,12 +173,14 @@ def terminal_table(report: Report) -> list[str]:
     cautions = []
     for contestant in evaluation.contestants:
         rows = report.rows_of(contestant)
-        cells = [contestant.name]
+        cells, undefined = [contestant.name], []
         for measure in evaluation.measures:
             summary = summarize(rows, measure)
             cells.append(_three(summary))
             if summary.undefined:
-                cautions.append(f"  {contestant.name}, {measure.title} undefined: {reasons(summary.undefined)}")
+                undefined.append(f"{measure.title} {reasons(summary.undefined)}")
+        if undefined:
+            cautions.append(f"  {contestant.name}, files without a value: {'; '.join(undefined)}")
         if evaluation.embedding is not None:
             frechet = evaluation.frechet(contestant.name)
             cells.append(number(frechet.value))
@@ -363,7 +365,7 @@ def _examples(report: Report) -> str:
     for example in report.examples:
         sounds = [("original", example.original), *example.made.items()]
         levels = {name: pictures.mel_decibels(sound, example.rate) for name, sound in sounds}
-        loudest = float(levels["original"].max())
+        loudest = max(float(levels["original"].max()), pictures.FAINTEST)
         marks = "".join(
             f"<i style=\"bottom:{100 * height:.1f}%\">{_e(label)}</i>"
             for label, height in pictures.frequency_marks(example.rate)
@@ -387,7 +389,7 @@ def _examples(report: Report) -> str:
     bar = (
         f"<p class=\"hint\">Mel spectrograms; within a file one scale of colours for all: "
         f"−{pictures.RANGE:.0f} dB <img class=\"bar\" alt=\"\" src=\"{pictures.scale_bar()}\"> the original's loudest. "
-        "A player that is started goes on where the last one of its file was.</p>"
+        "The middle of each file; a player that is started goes on where the last one of its file was.</p>"
     )
     return f"<h2>Listen</h2>{bar}{''.join(blocks)}"
 
@@ -445,18 +447,18 @@ small { color: var(--soft); font-size: .8em; font-weight: 400; }
 .facts dd { margin: 0; overflow-wrap: anywhere; }
 .scroll { overflow-x: auto; border: 1px solid var(--line); border-radius: 10px; background: var(--card); }
 table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { padding: .55rem .8rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
+th, td { padding: .55rem .65rem; text-align: left; vertical-align: top; border-bottom: 1px solid var(--line); }
 tbody tr:last-child td { border-bottom: 0; }
 tbody tr:hover { background: color-mix(in srgb, var(--mark) 45%, transparent); }
 th { padding: 0; font-size: .82rem; white-space: nowrap; }
-th button { all: unset; cursor: pointer; padding: .6rem .8rem; width: 100%; box-sizing: border-box;
+th button { all: unset; cursor: pointer; padding: .6rem .65rem; width: 100%; box-sizing: border-box;
   color: var(--soft); font-weight: 600; }
 th button:hover, th button:focus-visible { color: var(--accent); }
 th.n button, td.n { text-align: right; white-space: nowrap; }
 th[aria-sort=ascending] button::after { content: " ▲"; } th[aria-sort=descending] button::after { content: " ▼"; }
-td small { display: block; line-height: 1.35; } td.name { font-weight: 500; overflow-wrap: anywhere; }
+td small { display: block; line-height: 1.35; } td.name { font-weight: 500; overflow-wrap: anywhere; min-width: 9rem; }
 td.best { background: var(--mark); font-weight: 700; } td.notes { font-size: .82rem; color: var(--soft); }
-.caution { color: var(--warn); } td small.caution { max-width: 22rem; white-space: normal; }
+.caution { color: var(--warn); } td.name small.caution { max-width: 22rem; }
 .warning { color: var(--warn); background: var(--warnbg); border-radius: 10px; padding: .7rem 1rem; }
 ul.warning { padding-left: 2rem; margin: 0; overflow-wrap: anywhere; } .warning small { color: inherit; }
 .example { background: var(--card); border: 1px solid var(--line); border-radius: 10px; padding: 1rem;
