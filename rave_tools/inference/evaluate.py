@@ -1,6 +1,7 @@
 """Reconstructions of several models, measured side by side, file by file."""
 
 import dataclasses
+import math
 import random
 import statistics
 import time
@@ -275,7 +276,10 @@ class Evaluation:
         row.seconds, row.channels = length / rate, len(reference)
         for measure in self.measures:
             try:
-                row.values[measure.name] = measure.compute(reference, estimate, rate)
+                value = measure.compute(reference, estimate, rate)
+                if not math.isfinite(value):
+                    raise Undefined("not finite")
+                row.values[measure.name] = value
             except Undefined as reason:
                 row.undefined[measure.name] = str(reason)
         self._embed(contestant.name, reference, estimate)
@@ -287,6 +291,8 @@ class Evaluation:
             return
         try:
             both = [self.embedding(sound, self.settings.rate) for sound in (reference, estimate)]
+            if not all(vectors.isfinite().all() for vectors in both):
+                raise Undefined("the embedding gave numbers that are not finite")
             for cloud, vectors in zip(self._clouds[name], both, strict=True):
                 cloud.add(vectors)
         except (Undefined, ValueError) as reason:

@@ -144,9 +144,11 @@ def number(value: float | None) -> str:
     if value is None:
         return NONE
     size = abs(value)
+    if not size:
+        return "0"
     if size >= 1000:
         return f"{value:.0f}"
-    if size and size < 1e-4:
+    if size < 1e-4:
         return f"{value:.1e}"
     digits = 2 if size >= 10 else 3 if size >= 1 else 4
     return f"{value:.{digits}f}"

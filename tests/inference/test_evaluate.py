@@ -18,6 +18,7 @@ from rave_tools.errors import UserError
 from rave_tools.inference import embeddings, speech
 from rave_tools.inference.evaluate import Contestant, Evaluation, Settings, choose, pace, read_clip, summarize
 from rave_tools.inference.reconstruct import Machine
+from rave_tools.inference.report import number
 
 RATE = 16000
 
@@ -324,6 +325,17 @@ class TestEvaluation:
         assert nan.problem == "the model answered 8000 samples that are not finite" and not nan.values
         assert failed.problem == "the model failed: out of luck" and good.values and not good.problem
 
+    def test_numbers_beyond_all_bounds_are_no_values(self, tmp_path):
+        """Finite samples whose powers are not: neither the tables nor the clouds take them in."""
+        embedding = embeddings.log_mel(RATE)
+        soundfile.write(tmp_path / "x.wav", noise(8000).numpy(), RATE)
+        evaluated = evaluation(machine(lambda x: x * 3e38), machine(), embedding=embedding)
+        huge, good = evaluated.measure(tmp_path / "x.wav", "x.wav")
+        assert huge.undefined["mel"] == huge.undefined["stft"] == "not finite" and not huge.problem
+        assert all(math.isfinite(value) for value in huge.values.values()) and len(good.values) == 4
+        score = evaluated.frechet("m0")
+        assert score.count == 0 and score.left_out == {"the embedding gave numbers that are not finite": 1}
+
     def test_an_unreadable_file_is_a_problem_of_all(self, tmp_path):
         (tmp_path / "x.wav").write_bytes(b"nonsense")
         evaluated = evaluation(machine(), machine())
@@ -450,3 +462,12 @@ def test_a_model_that_divides_by_its_loudness_gives_the_level_back():
     )
     x = noise(1, 1, 64, gain=0.01)
     torch.testing.assert_close(machine_of(codec, live=False).process(x), x)
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [(None, "–"), (0.0, "0"), (1.5e-14, "1.5e-14"), (0.01234, "0.0123"), (-1.23456, "-1.235"), (45.678, "45.68"),
+     (12345.6, "12346")],
+)  # fmt: skip
+def test_numbers_are_short(value, text):
+    assert number(value) == text
