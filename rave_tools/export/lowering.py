@@ -579,9 +579,10 @@ def lower_synthesis(module: Synthesis, wire: Wire, builder: Builder) -> Wire:
 
 def lower_snake(snake: Snake, wire: Wire, builder: Builder) -> Wire:
     """x + sin(alpha x)^2 / alpha."""
-    sine = builder.unary(engine.SINE, builder.fixed(engine.MULTIPLY, wire, snake.alpha))
+    alpha = snake.alpha.reshape(-1, 1)
+    sine = builder.unary(engine.SINE, builder.fixed(engine.MULTIPLY, wire, alpha))
     square = builder.binary(engine.MULTIPLY, sine, sine)
-    return builder.binary(engine.ADD, builder.fixed(engine.MULTIPLY, square, 1 / (snake.alpha + 1e-9)), wire)
+    return builder.binary(engine.ADD, builder.fixed(engine.MULTIPLY, square, 1 / (alpha + 1e-9)), wire)
 
 
 LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {

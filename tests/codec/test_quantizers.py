@@ -211,7 +211,7 @@ def test_revival_by_usage_fills_the_codebook(rows):
 
     share, codebook = used("usage")
     assert share > 0.95
-    assert codebook.statistics()["perplexity"] > 0.5 * 128
+    assert codebook.usage.statistics()["perplexity"] > 0.5 * 128
     assert used("encodec")[0] < 0.5
 
 
@@ -225,7 +225,7 @@ def test_revival_by_count_throws_away_all_codes_for_ever_where_vectors_are_few()
             vectors = torch.randn(60, 4)
             codebook.begin(vectors)
             codebook.follow(vectors, codebook.encode(vectors), step)
-            shares.append(float(codebook.replaced))
+            shares.append(float(codebook.usage.replaced))
         replaced[expiry] = sum(shares[50:]) / 50
     assert replaced["count"] > 0.8
     assert replaced["usage"] < 0.1
@@ -236,11 +236,11 @@ def test_revived_codes_stand_apart():
     codebook.cluster_size.zero_()[0] = 32
     vectors = torch.randn(10, 2)
     codebook.follow(vectors, torch.zeros(10, dtype=torch.long), step=1)
-    assert codebook.replaced == 0, "only every fifth update checks"
+    assert codebook.usage.replaced == 0, "only every fifth update checks"
     codebook.follow(vectors, torch.zeros(10, dtype=torch.long), step=5)
     moved = codebook.embed[(codebook.embed[:, None] == vectors).all(-1).any(1)]
     assert len(moved) == len(moved.unique(dim=0)) == 10
-    close(codebook.replaced, torch.tensor(10 / 32))
+    close(codebook.usage.replaced, torch.tensor(10 / 32))
     close(codebook.embed_avg[1:11], codebook.embed[1:11] * codebook.cluster_size[1:11, None])
 
 
@@ -260,6 +260,17 @@ def test_statistics_say_what_happens():
     }
 
 
+class Host(nn.Module):
+    """What an export compiles."""
+
+    def __init__(self, controls):
+        super().__init__()
+        self.controls = controls
+
+    def forward(self, x):
+        return self.controls.hidden(x)
+
+
 def test_codes_as_a_host_sees_them():
     quantizer = ResidualVectorQuantizer(4, 3, bins=16, codebook_dim=2).train()
     z = torch.randn(1, 4, 50)
@@ -270,6 +281,7 @@ def test_codes_as_a_host_sees_them():
     shown = controls.shown(quantizer.sample(z.detach()))
     assert shown.equal(latent.codes.float())
     close(controls.hidden(shown), latent.z)
+    close(torch.jit.script(Host(controls))(shown), latent.z)
 
 
 def test_the_memory_of_kmeans_is_bounded(monkeypatch):

@@ -124,6 +124,55 @@ def over_processes(tensor: Tensor) -> Tensor:
     return tensor
 
 
+class Usage(nn.Module):
+    """How often codes were chosen of late; for the logs, so it is in no checkpoint.
+
+    Args:
+        size: number of codes S.
+        decay: weight of the past at each update.
+
+    Attributes:
+        recent: running count of choices. Shape (S,).
+        replaced: share of the codes that were last moved because nothing chose them.
+    """
+
+    recent: Tensor
+    replaced: Tensor
+
+    def __init__(self, size: int, *, decay: float = 0.99) -> None:
+        super().__init__()
+        self.decay = decay
+        self.register_buffer("recent", torch.zeros(size), persistent=False)
+        self.register_buffer("replaced", torch.zeros(()), persistent=False)
+
+    @torch.no_grad()
+    def count(self, counts: Tensor) -> None:
+        """Take in how many vectors chose each code (S,)."""
+        self.recent.lerp_(counts, 1 - self.decay)
+
+    @torch.no_grad()
+    def forget(self, codes: Tensor) -> None:
+        """Begin anew with those codes that were moved (S,)."""
+        self.recent.masked_fill_(codes, 0)
+        self.replaced.copy_(codes.float().mean())
+
+    @torch.no_grad()
+    def statistics(self) -> dict[str, Tensor]:
+        """Scalars on their device, without waiting for it.
+
+        Returns:
+            ``perplexity``: of the choices, between 1 and S; ``used``: share of codes chosen at least once in the last
+            1 / (1 - decay) updates; ``replaced``: share that was last moved.
+        """
+        shares = self.recent / self.recent.sum().clamp_min(1e-12)
+        faintest = (1 - self.decay) * self.decay ** (1 / (1 - self.decay)) if self.decay < 1 else 0.0
+        return {
+            "perplexity": torch.special.entr(shares).sum().exp(),
+            "used": (self.recent > faintest).float().mean(),
+            "replaced": self.replaced.clone(),
+        }
+
+
 class EuclideanCodebook(nn.Module):
     """Vectors that stand for their neighbourhoods; each moves to the running mean of what it stood for.
 
@@ -152,8 +201,7 @@ class EuclideanCodebook(nn.Module):
 
     Attributes:
         inited: 1 once the codes stand for something that was heard.
-        recent: running count of choices, a revived code's from zero. Shape (S,).
-        replaced: share of the codes that the last check moved.
+        usage: of the codes, for the logs.
 
     Raises:
         ValueError: an expiry that does not exist.
@@ -163,8 +211,6 @@ class EuclideanCodebook(nn.Module):
     cluster_size: Tensor
     embed: Tensor
     embed_avg: Tensor
-    recent: Tensor
-    replaced: Tensor
 
     def __init__(
         self,
@@ -198,8 +244,7 @@ class EuclideanCodebook(nn.Module):
         self.register_buffer("cluster_size", torch.full((codebook_size,), float(expiry != "encodec")))
         self.register_buffer("embed", embed)
         self.register_buffer("embed_avg", embed.clone())
-        self.register_buffer("recent", torch.zeros(codebook_size), persistent=False)
-        self.register_buffer("replaced", torch.zeros(()), persistent=False)
+        self.usage = Usage(codebook_size, decay=decay)
 
     def encode(self, vectors: Tensor) -> Tensor:
         """(n, D) -> indices (n,)."""
@@ -235,7 +280,7 @@ class EuclideanCodebook(nn.Module):
             draw(vectors, self.codebook_size)  # what is drawn is overwritten below; the generator must have moved on
         counts, sums = sums_by_code(vectors, indices, self.codebook_size)
         counts = over_processes(counts)
-        self.recent.lerp_(counts, 1 - self.decay)
+        self.usage.count(counts)
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(over_processes(sums), 1 - self.decay)
         total = self.cluster_size.sum()
@@ -243,7 +288,7 @@ class EuclideanCodebook(nn.Module):
         self.embed.copy_(self.embed_avg / smoothed[:, None])
         if self.expiry == "count":
             dead = self.cluster_size < self.threshold
-            self.replaced.zero_()
+            self.usage.replaced.zero_()
             if bool(dead.any()):
                 self._revive(dead, from_first_process(draw(vectors, self.codebook_size)), self.threshold)
         if self.expiry == "usage" and (step is None or step % self.check_every == 0):
@@ -260,24 +305,7 @@ class EuclideanCodebook(nn.Module):
         self.embed.copy_(torch.where(dead[:, None], fresh, self.embed))
         self.embed_avg.copy_(torch.where(dead[:, None], fresh * usage, self.embed_avg))
         self.cluster_size.copy_(torch.where(dead, usage, self.cluster_size))
-        self.recent.masked_fill_(dead, 0)
-        self.replaced.copy_(dead.float().mean())
-
-    @torch.no_grad()
-    def statistics(self) -> dict[str, Tensor]:
-        """How well the codes are used of late, in scalars on their device.
-
-        Returns:
-            ``perplexity``: of the choices, between 1 and S; ``used``: share of codes chosen at least once in the last
-            1 / (1 - decay) updates; ``replaced``: share that the last check moved.
-        """
-        shares = self.recent / self.recent.sum().clamp_min(1e-12)
-        faintest = (1 - self.decay) * self.decay ** (1 / (1 - self.decay)) if self.decay < 1 else 0.0
-        return {
-            "perplexity": torch.special.entr(shares).sum().exp(),
-            "used": (self.recent > faintest).float().mean(),
-            "replaced": self.replaced.clone(),
-        }
+        self.usage.forget(dead)
 
 
 class VectorQuantization(nn.Module):

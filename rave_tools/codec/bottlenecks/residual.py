@@ -85,9 +85,36 @@ class VariableCodebooks(LatentBottleneck):
                 f"{self.total_codebooks} codebooks"
             )
 
+    def encode(self, h: Tensor, levels: int | None = None) -> Tensor:
+        """Latents to codes: (B, D, N) -> (B, K', N).
+
+        Args:
+            h: latents before the codebooks.
+            levels: K', the first codebooks; by default those in use.
+        """
+        raise NotImplementedError
+
     def sample(self, h: Tensor, temperature: Tensor | float = 1.0) -> Tensor:
         """Latents before the codebooks, which belong to the controls: (B, D, N) -> (B, D, N)."""
         return h.clone()
+
+
+class FirstCodebooks(nn.Module):
+    """What encodes with the first codebooks of a bottleneck, whatever number is in use.
+
+    Args:
+        bottleneck: of the codebooks.
+        number: of them.
+    """
+
+    def __init__(self, bottleneck: VariableCodebooks, number: int) -> None:
+        super().__init__()
+        self.bottleneck = bottleneck
+        self.number = number
+
+    def encode(self, h: Tensor) -> Tensor:
+        """(B, D, N) -> (B, number, N)."""
+        return self.bottleneck.encode(h, self.number)
 
 
 class ResidualVectorQuantizer(VariableCodebooks):
@@ -216,9 +243,8 @@ class ResidualVectorQuantizer(VariableCodebooks):
         cosines = directions @ directions.T
         return self.orthogonal_weight * (cosines - torch.eye(len(codes), device=codes.device)).square().mean()
 
-    def encode(self, h: Tensor) -> Tensor:
-        """Latents to codes of the codebooks in use: (B, D, N) -> (B, K', N)."""
-        return self.vq.encode(h.float(), self.num_codebooks)
+    def encode(self, h: Tensor, levels: int | None = None) -> Tensor:
+        return self.vq.encode(h.float(), self.num_codebooks if levels is None else levels)
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """(B, K', N) -> (B, D, N), for the first K' codebooks."""
@@ -228,12 +254,12 @@ class ResidualVectorQuantizer(VariableCodebooks):
     def statistics(self) -> dict[str, Tensor]:
         """How well the codebooks in use are used of late: ``perplexity_1``, ``used_1``, ``replaced_1``, ...
 
-        Scalars on their device; see EuclideanCodebook.statistics.
+        Scalars on their device; see Usage.statistics.
         """
         return {
             f"{name}_{number}": value
             for number, layer in enumerate(self.vq.layers[: self.num_codebooks], 1)
-            for name, value in layer.codebook.statistics().items()
+            for name, value in layer.codebook.usage.statistics().items()
         }
 
     def controls(
@@ -243,9 +269,5 @@ class ResidualVectorQuantizer(VariableCodebooks):
         caution = ""
         if not self.placed:
             caution = "the codebooks of this run were never placed, so its codes mean nothing; train longer"
-        return CodeControls(
-            self.vq,
-            self.vq.tables().detach(),
-            self.num_codebooks if size is None else size,
-            caution=caution,
-        )
+        number = self.num_codebooks if size is None else size
+        return CodeControls(FirstCodebooks(self, number), self.vq.tables().detach(), number, caution=caution)

@@ -30,6 +30,8 @@ class DescriptDiscriminator(nn.Module):
         bands: shares (from, to) of the spectrum, each seen by convolutions of its own.
         capacity: width of the first layers; the periods' networks end at 32 times of it.
         channels: of the audio.
+        match_stride: frames of the spectra stand as those of a convolution with the hop as its stride, T / hop of them,
+            as in Descript's own program; otherwise frame n is centred on sample n * hop, as in RAVE's.
 
     Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN", 2023, section 3.4.
     """
@@ -42,10 +44,14 @@ class DescriptDiscriminator(nn.Module):
         bands: Sequence[tuple[float, float]] = BANDS,
         capacity: int = 32,
         channels: int = 1,
+        match_stride: bool = False,
     ) -> None:
         super().__init__()
         networks: list[nn.Module] = [PeriodNetwork(p, capacity=capacity, channels=channels) for p in periods]
-        networks += [BandedSpectrumNetwork(n, bands=bands, capacity=capacity, channels=channels) for n in fft_sizes]
+        networks += [
+            BandedSpectrumNetwork(n, bands=bands, capacity=capacity, channels=channels, match_stride=match_stride)
+            for n in fft_sizes
+        ]
         if not networks:
             raise ValueError("DescriptDiscriminator has neither periods nor fft_sizes; give it some to judge by")
         self.discriminators = nn.ModuleList(networks)
@@ -106,6 +112,7 @@ class BandedSpectrumNetwork(nn.Module):
         bands: shares (from, to) of the spectrum.
         capacity: width of every layer.
         channels: of the audio; the network sees real and imaginary part of each.
+        match_stride: see DescriptDiscriminator.
 
     Raises:
         ValueError: a band holds no bin of the spectrum.
@@ -121,9 +128,11 @@ class BandedSpectrumNetwork(nn.Module):
         bands: Sequence[tuple[float, float]] = BANDS,
         capacity: int = 32,
         channels: int = 1,
+        match_stride: bool = False,
     ) -> None:
         super().__init__()
         self.window_length = window_length
+        self.match_stride = match_stride
         bins = window_length // 2 + 1
         self.bands = [(int(low * bins), int(high * bins)) for low, high in bands]
         if empty := [band for band, (low, high) in zip(bands, self.bands, strict=True) if not low < high]:
@@ -143,7 +152,7 @@ class BandedSpectrumNetwork(nn.Module):
 
     def forward(self, audio: Tensor) -> Features:
         """(B, C, T) -> Features of shape (B, C', N, F')."""
-        spectrum = spectrum_by_frames(audio, self.window_length)
+        spectrum = spectrum_by_frames(audio, self.window_length, match_stride=self.match_stride)
         maps, tops = [], []
         for (low, high), layers in zip(self.bands, self.band_convs, strict=True):
             band = spectrum[..., low:high]
@@ -159,10 +168,15 @@ def fold_mirrored(audio: Tensor, period: int) -> Tensor:
     return F.pad(audio, (0, period - audio.shape[-1] % period), mode="reflect").unflatten(-1, (-1, period))
 
 
-def spectrum_by_frames(audio: Tensor, n_fft: int) -> Tensor:
+def spectrum_by_frames(audio: Tensor, n_fft: int, *, match_stride: bool = False) -> Tensor:
     """Real and imaginary part of each channel in turn, in float32. (B, C, T) -> (B, 2 C, N, F)."""
     with torch.autocast(audio.device.type, enabled=False):
-        parts = torch.view_as_real(stft(audio.float(), n_fft))
+        audio = audio.float()
+        if match_stride:
+            hop = n_fft // 4
+            margin = (n_fft - hop) // 2
+            audio = F.pad(audio, (margin, margin + -audio.shape[-1] % hop), mode="reflect")
+        parts = torch.view_as_real(stft(audio, n_fft, center=not match_stride))
         return parts.permute(0, 1, 4, 3, 2).flatten(1, 2)
 
 
