@@ -13,7 +13,9 @@ from rave_tools.training import run
 
 SMALL = ["CAPACITY = 2", "LATENT_SIZE = 4", "DISCRIMINATOR_CAPACITY = 2", "PHASE_1_DURATION = 2"]
 MIXINS = ["descript_discriminator", "spectral_discriminator", "balancer", "encodec_distance", "phase_distance"]
+ENCODECS = ["multi_scale_mel_paper", "multi_scale_mel_audiocraft", "multi_scale_mel_descript", "ms_stft_discriminator"]
 NAMES = [*(f"{model} {mixin}" for mixin in MIXINS for model in ("v2", "v1")), "v3", "discrete_v3", "v2_with_augs"]
+NAMES += [f"v2 {mixin}" for mixin in ENCODECS] + ["v1 ms_stft_discriminator multi_scale_mel_paper balancer"]
 FEW_CODES = ["NUM_QUANTIZERS = 2", "CODEBOOK_SIZE = 8", "NOISE_AUGMENTATION = 2"]
 ENCODEC = "{'fullband_waveform_distance': 0.1, 'fullband_spectral_distance': 1.0, 'multiband_spectral_distance': 1.0, "
 ENCODEC += "'kl': 1.0, 'adversarial': 3.0, 'feature_matching': 3.0}"
@@ -74,7 +76,8 @@ def test_trains_in_each_phase(names):
 
 
 @pytest.mark.parametrize("channels", [2, 3])
-@pytest.mark.parametrize("names", ["v3", "v2 spectral_discriminator", "v2 balancer", "v2 encodec_distance"])
+@pytest.mark.parametrize("names", ["v3", "v2 spectral_discriminator", "v2 balancer", "v2 encodec_distance",
+                                   "v2 ms_stft_discriminator multi_scale_mel_audiocraft"])  # fmt: skip
 def test_more_channels(names, channels):
     wrapper = build(names, f"CHANNELS = {channels}")
     wrapper.counters.generator_updates = 2
@@ -108,6 +111,36 @@ def test_who_judges():
     first, second = build("v2 phase_distance").judges
     assert not first.criterion.multiscale_stft.magnitude and second.criterion.multiscale_stft.magnitude
     assert first.criterion.multiscale_stft.scales == (2048, 1024, 512, 256, 128)
+
+
+def test_ms_stft_is_encodecs_and_alone():
+    adversary = config.load(["v2", "ms_stft_discriminator"]).build_argument(run.train, "wrapper").adversary
+    assert sum(p.numel() for p in adversary.parameters()) == 472_330, "as in AudioCraft's configuration"
+    assert {network.slope for network in adversary.discriminator.discriminators} == {0.3}
+    separate = build("v2 ms_stft_discriminator", "CHANNELS = 2", "STFT_SEP_CHANNELS = True").adversary.discriminator
+    verdicts = separate(torch.randn(3, 2, 4096))
+    assert [features.logits.shape[0] for features in verdicts] == 5 * [6]
+
+
+def test_mel_distances_are_those_of_their_names():
+    """What a half as loud sound costs: powers fall by 6 dB, so a logarithm by 0.6, a square of it 0.36."""
+    torch.manual_seed(0)
+    noise = torch.randn(1, 1, 16384)
+    paper, audiocraft, descript = (
+        build(f"v2 multi_scale_mel_{name}").judges[0].criterion for name in ("paper", "audiocraft", "descript")
+    )
+    assert paper.scales == (32, 64, 128, 256, 512, 1024, 2048) and paper.log_norm == "RMS"
+    assert audiocraft.scales == (64, 128, 256, 512, 1024) and audiocraft.log_norm == "L2"
+    # Descript's takes magnitudes and adds up its scales.
+    assert descript(noise, 0.5 * noise)["spectral_distance"].item() == pytest.approx(7 * 0.30103, rel=1e-3)
+    # The linear parts of the other two know the noise's power; their logarithmic parts do not, and empty bands hear
+    # nothing.
+    for distance, part in ((paper, 0.60206), (audiocraft, 0.60206**2)):
+        distance.linear_weight = 0
+        heard = [float((s.filters.amax(1) > 0).float().mean()) for s in distance.spectrograms]
+        parts = [part * (h**0.5 if distance is paper else h) for h in heard]
+        expected = sum(parts) / (2 * len(parts))
+        assert distance(noise, 0.5 * noise)["spectral_distance"].item() == pytest.approx(expected, rel=1e-3)
 
 
 def test_balanced_shares_of_v2():

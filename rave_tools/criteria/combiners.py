@@ -67,15 +67,23 @@ class Balancer(nn.Module):
         total_norm: norm of the balanced gradient at the output.
         decay: weight of the past in the running average of the norms.
         per_item: average the norms of the examples' gradients; otherwise the norm of the batch's gradient counts.
+        balance_grads: False weights the gradients as a weighted sum does, and only measures them.
 
     Attributes:
         shares: of the last call, by loss: what part of the norms was its own before balancing. For being watched.
+        factors: of the last call, by loss: what it was multiplied by.
 
     Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4.
     """
 
     def __init__(
-        self, weights: Mapping[str, float], *, total_norm: float = 1.0, decay: float = 0.999, per_item: bool = True
+        self,
+        weights: Mapping[str, float],
+        *,
+        total_norm: float = 1.0,
+        decay: float = 0.999,
+        per_item: bool = True,
+        balance_grads: bool = True,
     ) -> None:
         super().__init__()
         if not 0 <= decay < 1:
@@ -86,7 +94,9 @@ class Balancer(nn.Module):
         self.total_norm = total_norm
         self.decay = decay
         self.per_item = per_item
+        self.balance_grads = balance_grads
         self.shares: dict[str, Tensor] = {}
+        self.factors: dict[str, Tensor] = {}
         for name in self.weights:
             # (sum, count) of the norms so far, older ones fading; and of those seen since the last update.
             self.register_buffer(f"norm_{name}", torch.zeros(2))
@@ -163,10 +173,14 @@ class Balancer(nn.Module):
             averages[name] = (total + pending[0] / pending[1]) / (count + 1)
         everything = torch.stack(list(averages.values())).sum()
         self.shares = {name: average / (everything + SMALLEST_NORM) for name, average in averages.items()}
-        return {
+        if not self.balance_grads:
+            self.factors = {name: observed.new_tensor(self.weights[name]) for name in gradients}
+            return self.factors
+        self.factors = {
             name: self.total_norm * self.weights[name] / max(weight, SMALLEST_NORM) / (average + SMALLEST_NORM)
             for name, average in averages.items()
         }
+        return self.factors
 
     def _size(self, gradient: Tensor) -> Tensor:
         if self.per_item:

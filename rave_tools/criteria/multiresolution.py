@@ -261,6 +261,67 @@ class EncodecAudioDistance(nn.Module):
         return {**self.waveform_distance(target, estimate), "spectral_distance": torch.stack(by_scale).sum()}
 
 
+class MultiResolutionSTFTDistance(nn.Module):
+    """Spectral convergence and absolute difference of log magnitudes, averaged over resolutions.
+
+    convergence_weight * |X - Y| / |X| + log_weight * mean |log X - log Y|, where |.| is the Euclidean norm of all
+    spectra of the batch at hand.
+
+    Args:
+        n_ffts: frames of the spectra in samples.
+        hop_lengths: samples between frames, one per spectrum.
+        win_lengths: samples of a frame that are heard, one per spectrum.
+        convergence_weight: of the first term.
+        log_weight: of the second.
+        smallest_power: least squared magnitude.
+
+    Source: Yamamoto et al., "Parallel WaveGAN", 2020, section 2.2.
+    """
+
+    losses = ("spectral_distance",)
+
+    def __init__(
+        self,
+        *,
+        n_ffts: Sequence[int] = (1024, 2048, 512),
+        hop_lengths: Sequence[int] = (120, 240, 50),
+        win_lengths: Sequence[int] = (600, 1200, 240),
+        convergence_weight: float = 0.1,
+        log_weight: float = 0.1,
+        smallest_power: float = 1e-7,
+    ) -> None:
+        super().__init__()
+        if not len(n_ffts) == len(hop_lengths) == len(win_lengths) > 0:
+            raise ValueError(
+                f"MultiResolutionSTFTDistance has {len(n_ffts)} n_ffts, {len(hop_lengths)} hop_lengths and "
+                f"{len(win_lengths)} win_lengths; give as many of each, and at least one"
+            )
+        self.resolutions = list(zip(n_ffts, hop_lengths, win_lengths, strict=True))
+        self.convergence_weight = convergence_weight
+        self.log_weight = log_weight
+        self.smallest_power = smallest_power
+        self.minimum_length = max(n_ffts) // 2 + 1
+
+    def magnitudes(self, audio: Tensor, n_fft: int, hop: int, window_length: int) -> Tensor:
+        """(B, C, T) -> (B, C, F, N)."""
+        spectrum = spectral.stft(audio.float(), n_fft, hop=hop, window_length=window_length)
+        return torch.view_as_real(spectrum).square().sum(-1).clamp_min(self.smallest_power).sqrt()
+
+    def forward(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        """(B, C, T) x 2 -> {"spectral_distance": scalar}. No gradient reaches the target."""
+        with torch.autocast(target.device.type, enabled=False):
+            terms = []
+            for resolution in self.resolutions:
+                with torch.no_grad():
+                    wanted = self.magnitudes(target, *resolution)
+                    size = torch.linalg.vector_norm(wanted)
+                    log_wanted = wanted.log()
+                came = self.magnitudes(estimate, *resolution)
+                terms.append(self.convergence_weight * torch.linalg.vector_norm(came - wanted) / size)
+                terms.append(self.log_weight * mean_difference(log_wanted, came.log()))
+            return {"spectral_distance": torch.stack(terms).sum() / len(self.resolutions)}
+
+
 def _instance(made_or_maker: MultiScaleSTFT | Callable[[], MultiScaleSTFT]) -> MultiScaleSTFT:
     return made_or_maker if isinstance(made_or_maker, MultiScaleSTFT) else made_or_maker()
 

@@ -10,7 +10,13 @@ from torch.nn import functional as F
 
 
 def stft(
-    signal: Tensor, n_fft: int, *, hop: int | None = None, center: bool = True, normalized: bool = False
+    signal: Tensor,
+    n_fft: int,
+    *,
+    hop: int | None = None,
+    window_length: int | None = None,
+    center: bool = True,
+    normalized: bool = False,
 ) -> Tensor:
     """Complex spectra of overlapping frames under a periodic Hann window.
 
@@ -22,6 +28,7 @@ def stft(
         signal: waveforms, at least n_fft / 2 + 1 samples when centred, else n_fft. Shape (..., T).
         n_fft: samples in a frame.
         hop: samples between frames; a quarter of the frame by default.
+        window_length: samples of a frame that are heard, in its middle; the whole frame by default.
         center: mirror half a frame at both ends, so that frame n is centred on sample n * hop.
         normalized: divide by the window's Euclidean norm, so that white noise has unit power whatever the frame.
 
@@ -29,9 +36,12 @@ def stft(
         Shape (..., n_fft // 2 + 1, N), N = T // hop + 1 when centred, else (T - n_fft) // hop + 1.
 
     Raises:
-        ValueError: the signal is too short for one frame.
+        ValueError: the signal is too short for one frame, or the window is longer than the frame.
     """
     hop = hop or n_fft // 4
+    window_length = window_length or n_fft
+    if window_length > n_fft:
+        raise ValueError(f"a window of {window_length} samples does not fit a {n_fft}-point spectrum; enlarge n_fft")
     shortest = n_fft // 2 + 1 if center else n_fft
     if signal.shape[-1] < shortest:
         raise ValueError(
@@ -41,9 +51,11 @@ def stft(
     flat = signal.reshape(-1, signal.shape[-1])
     if center:
         flat = F.pad(flat[:, None], (n_fft // 2, n_fft // 2), mode="reflect")[:, 0]
-    window = torch.hann_window(n_fft, dtype=signal.dtype, device=signal.device)
+    window = torch.hann_window(window_length, dtype=signal.dtype, device=signal.device)
     if normalized:
-        window = window / math.sqrt(0.375 * n_fft)  # the sum of a periodic Hann window's squares is 3/8 of its length
+        window = window / math.sqrt(0.375 * window_length)  # the sum of a periodic Hann window's squares
+    left = (n_fft - window_length) // 2
+    window = F.pad(window, (left, n_fft - window_length - left))
     spectrum = _FramedTransform.apply(flat, window, hop)
     return spectrum.transpose(-1, -2).reshape(*signal.shape[:-1], n_fft // 2 + 1, -1)
 

@@ -19,9 +19,10 @@ class Adversary(nn.Module):
 
     Args:
         discriminator: (B, C, T) -> one Features per scale, the batch first in each tensor.
-        discriminator_loss: (real logits, fake logits) -> scalar, summed over the scales.
-        generator_loss: (fake logits) -> scalar, summed over the scales.
+        discriminator_loss: (real logits, fake logits) -> scalar, of each scale.
+        generator_loss: (fake logits) -> scalar, of each scale.
         feature_matching: (real features, fake features) -> scalar; None leaves that loss out.
+        averaged: take the mean over the scales, as EnCodec does; otherwise their sum, as RAVE does.
     """
 
     def __init__(
@@ -31,12 +32,14 @@ class Adversary(nn.Module):
         discriminator_loss: Callable[[Tensor, Tensor], Tensor],
         generator_loss: Callable[[Tensor], Tensor],
         feature_matching: FeatureDistance | None = None,
+        averaged: bool = False,
     ) -> None:
         super().__init__()
         self.discriminator = discriminator
         self.discriminator_loss = discriminator_loss
         self.generator_loss = generator_loss
         self.feature_matching = feature_matching
+        self.averaged = averaged
 
     def discriminator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
         """What the discriminator minimises, and its mean verdicts.
@@ -53,9 +56,9 @@ class Adversary(nn.Module):
         scales = self.discriminator(torch.cat([target, estimate.detach()]))
         verdicts = [scale.logits.float().chunk(2) for scale in scales]
         return {
-            "discriminator": _total(self.discriminator_loss(real, fake) for real, fake in verdicts),
-            "score_real": _total(real.detach().mean() for real, _ in verdicts),
-            "score_fake": _total(fake.detach().mean() for _, fake in verdicts),
+            "discriminator": self._total(self.discriminator_loss(real, fake) for real, fake in verdicts),
+            "score_real": self._total(real.detach().mean() for real, _ in verdicts),
+            "score_fake": self._total(fake.detach().mean() for _, fake in verdicts),
         }
 
     def generator_losses(self, target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
@@ -67,12 +70,16 @@ class Adversary(nn.Module):
         """
         with _frozen(self.discriminator):
             fake = _in_float32(self.discriminator(estimate))
-            losses = {"adversarial": _total(self.generator_loss(f.logits) for f in fake)}
+            losses = {"adversarial": self._total(self.generator_loss(f.logits) for f in fake)}
             if self.feature_matching is not None:
                 with torch.no_grad():
                     real = _in_float32(self.discriminator(target))
                 losses["feature_matching"] = self.feature_matching(real, fake)
         return losses
+
+    def _total(self, scales: Iterable[Tensor]) -> Tensor:
+        values = torch.stack(list(scales))
+        return values.mean() if self.averaged else values.sum()
 
 
 @contextmanager
@@ -86,10 +93,6 @@ def _frozen(module: nn.Module) -> Iterator[None]:
     finally:
         for parameter in learning:
             parameter.requires_grad_(True)
-
-
-def _total(scales: Iterable[Tensor]) -> Tensor:
-    return torch.stack(list(scales)).sum()
 
 
 def _in_float32(features: Sequence[Features]) -> list[Features]:

@@ -82,6 +82,67 @@ class RAVESchedule:
         return [row for row in rows if row[1] > 0]
 
 
+class AdversarialSchedule:
+    """An adversary from update `start` on, whose updates fall at random: so many per update of the generator.
+
+    Nothing is frozen. Chance is a hash of the counters, so a resumed run takes the very turns that it would have taken.
+    There are two ways to give the discriminator its updates, each with `discriminator_probability` of them per update
+    of the generator: batches of its own (`discriminator_turn`), or the generator's batch, before the generator is
+    updated (`discriminator_joins`), as AudioCraft does.
+
+    Args:
+        start: generator updates before the adversary enters.
+        discriminator_probability: discriminator updates per generator update, over 0 and at most 1. EnCodec takes 2/3
+            at 24 kHz and 1/2 at 48 kHz; 1 in AudioCraft's trainings.
+        seed: of the turns.
+
+    Raises:
+        ValueError: a probability that is none, or a start before the beginning.
+
+    Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4.
+    """
+
+    def __init__(self, start: int = 0, discriminator_probability: float = 2 / 3, *, seed: int = 0) -> None:
+        if not 0 < discriminator_probability <= 1:
+            raise ValueError(
+                f"discriminator_probability is {discriminator_probability}; set "
+                "AdversarialSchedule.discriminator_probability over 0 and at most 1, or train without an adversary"
+            )
+        if start < 0:
+            raise ValueError(f"start is {start} generator updates; set AdversarialSchedule.start >= 0")
+        self.start = start
+        self.discriminator_probability = discriminator_probability
+        self.seed = seed
+        self._alone = Phase(1, "reconstruction", adversarial=False, encoder_frozen=False)
+        self._together = Phase(2 if start else 1, "adversarial training", adversarial=True, encoder_frozen=False)
+
+    def at(self, generator_updates: int) -> Phase:
+        """Phase in force when `generator_updates` updates have been made."""
+        return self._alone if generator_updates < self.start else self._together
+
+    def discriminator_turn(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Whether the next batch belongs to the discriminator alone.
+
+        Of the batches a share p / (1 + p) does, each by a chance of its own, which makes p per generator update.
+        """
+        if generator_updates < self.start:
+            return False
+        probability = self.discriminator_probability
+        return _chance(self.seed, generator_updates + discriminator_updates) < probability / (1 + probability)
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Whether the discriminator, too, is updated on the generator's next batch: with probability p."""
+        if generator_updates < self.start:
+            return False
+        return _chance(self.seed, generator_updates) < self.discriminator_probability
+
+    def stretches(self, max_steps: int) -> list[tuple[Phase, int, float]]:
+        """(phase, generator updates in it, discriminator updates per generator update) up to `max_steps`."""
+        first = min(self.start, max_steps)
+        rows = [(self._alone, first, 0.0), (self._together, max_steps - first, self.discriminator_probability)]
+        return [row for row in rows if row[1] > 0]
+
+
 class OnePhase:
     """A single phase for ever: no adversary, nothing frozen.
 
@@ -158,3 +219,16 @@ class Constant:
 
     def __call__(self, generator_updates: int) -> float:
         return self.value
+
+
+def _chance(seed: int, position: int) -> float:
+    """A number in [0, 1) that two integers decide, as good as drawn at random.
+
+    The mixing is the finaliser of SplitMix64 (Steele, Lea and Flood, "Fast splittable pseudorandom number generators",
+    2014).
+    """
+    mask = (1 << 64) - 1
+    state = (seed * 0xD1B54A32D192ED03 + (position + 1) * 0x9E3779B97F4A7C15) & mask
+    state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & mask
+    state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & mask
+    return ((state ^ (state >> 31)) >> 11) / (1 << 53)

@@ -5,7 +5,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from rave_tools import config
@@ -15,7 +14,6 @@ from rave_tools.codec.nets.dac import DACDecoder, DACEncoder
 from rave_tools.criteria.discriminators.descript import DescriptDiscriminator
 from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.training import run
-
 from tests.loud import make_loud
 
 FIXTURE = Path(__file__).parents[1] / "fixtures" / "dac.pt"

@@ -4,7 +4,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from rave_tools.training.schedules import LinearDecay, LogRamp, OnePhase, RAVESchedule
+from rave_tools.training.schedules import AdversarialSchedule, LinearDecay, LogRamp, OnePhase, RAVESchedule
 
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
@@ -38,6 +38,60 @@ def test_stretches_cover_the_run():
     assert rows[1][2] == pytest.approx(1 / 3)
     assert [updates for _, updates, _ in RAVESchedule(10, 4).stretches(7)] == [7]
     assert OnePhase().stretches(7)[0][1] == 7
+
+
+def turns_of(schedule, batches, generator=0, discriminator=0):
+    """D and G in the order in which batches are given out."""
+    turns = ""
+    for _ in range(batches):
+        if schedule.discriminator_turn(generator, discriminator):
+            discriminator, turns = discriminator + 1, turns + "D"
+        else:
+            generator, turns = generator + 1, turns + "G"
+    return turns
+
+
+@pytest.mark.parametrize("probability", [0.25, 2 / 3, 1.0])
+def test_adversarial_turns_fall_at_random_in_the_right_number(probability):
+    schedule = AdversarialSchedule(0, probability, seed=3)
+    turns = turns_of(schedule, 20000)
+    assert turns.count("D") / turns.count("G") == pytest.approx(probability, rel=0.05)
+    # As by chance: what came before says nothing, so after a D comes a D as often as anywhere.
+    share = probability / (1 + probability)
+    again = sum(one == other == "D" for one, other in zip(turns, turns[1:], strict=False))
+    assert again / turns.count("D") == pytest.approx(share, abs=0.02)
+    joined = [schedule.discriminator_joins(updates, 0) for updates in range(20000)]
+    assert sum(joined) / 20000 == pytest.approx(probability, rel=0.05)
+    assert turns != turns_of(AdversarialSchedule(0, probability, seed=4), 20000)
+
+
+def test_adversarial_turns_are_resumed_where_they_stood():
+    whole = turns_of(AdversarialSchedule(seed=1), 300)
+    generator, discriminator = whole[:120].count("G"), whole[:120].count("D")
+    assert turns_of(AdversarialSchedule(seed=1), 180, generator, discriminator) == whole[120:]
+
+
+def test_the_adversary_enters_at_its_start():
+    schedule = AdversarialSchedule(10, 1.0)
+    assert [schedule.at(updates).adversarial for updates in (0, 9, 10)] == [False, False, True]
+    assert not any(schedule.at(updates).encoder_frozen for updates in (0, 10))
+    assert turns_of(schedule, 10) == 10 * "G"
+    assert not schedule.discriminator_joins(9, 0) and schedule.discriminator_joins(10, 0)
+    assert [(phase.number, updates, share) for phase, updates, share in schedule.stretches(25)] == [
+        (1, 10, 0.0),
+        (2, 15, 1.0),
+    ]
+    ((only, updates, share),) = AdversarialSchedule().stretches(25)
+    assert (only.number, only.adversarial, updates, share) == (1, True, 25, 2 / 3)
+    assert len(schedule.stretches(7)) == 1
+
+
+def test_an_adversary_that_never_learns_is_refused():
+    for probability in (0.0, 1.5):
+        with pytest.raises(ValueError, match="AdversarialSchedule.discriminator_probability"):
+            AdversarialSchedule(0, probability)
+    with pytest.raises(ValueError, match="AdversarialSchedule.start"):
+        AdversarialSchedule(-1)
 
 
 def test_ramp_and_decay_equal_the_peers():
