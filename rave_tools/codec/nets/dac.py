@@ -129,16 +129,16 @@ class DACEncoder(nn.Module, Streamable):
 
     Args:
         channels: of the audio.
-        capacity: channels behind the first convolution; every stride doubles them.
-        strides: input samples per output sample, of each block.
-        latent_size: D; by default the channels behind the last stride.
+        capacity: channels behind the first convolution; every block doubles them.
+        ratios: input samples per output sample, of each block.
+        latent_size: D; by default the channels behind the last block.
 
     Attributes:
         hop: samples per latent frame.
         in_channels, latent_size, n_out: see CompressionModel.
 
     Raises:
-        ValueError: no strides, or some below 1.
+        ValueError: no ratios, or some below 1.
     """
 
     def __init__(
@@ -146,13 +146,13 @@ class DACEncoder(nn.Module, Streamable):
         channels: int = 1,
         capacity: int = 64,
         *,
-        strides: Sequence[int] = (2, 4, 8, 8),
+        ratios: Sequence[int] = (2, 4, 8, 8),
         latent_size: int | None = None,
     ) -> None:
         super().__init__()
-        check_strides(strides)
-        widths = [capacity * 2**i for i in range(len(strides) + 1)]
-        self.hop = math.prod(strides)
+        check_ratios(ratios)
+        widths = [capacity * 2**i for i in range(len(ratios) + 1)]
+        self.hop = math.prod(ratios)
         self.in_channels = channels
         self.latent_size = widths[-1] if latent_size is None else latent_size
         self.n_out = 1
@@ -160,7 +160,7 @@ class DACEncoder(nn.Module, Streamable):
             normed(channels, capacity, 7),
             *[
                 EncoderBlock(narrow, wide, stride=stride)
-                for narrow, wide, stride in zip(widths, widths[1:], strides, strict=False)
+                for narrow, wide, stride in zip(widths, widths[1:], ratios, strict=False)
             ],
             Snake(widths[-1], batched=True),
             normed(widths[-1], self.latent_size, 3),
@@ -179,10 +179,10 @@ class DACDecoder(nn.Module, Streamable):
 
     Args:
         channels: of the audio.
-        capacity: channels behind the first convolution; every stride halves them.
-        strides: output samples per input sample, of each block.
+        capacity: channels behind the first convolution; every block halves them.
+        ratios: those of the encoder, in its order.
         latent_size: D.
-        whole: every stride gives as many samples as it should. Otherwise an odd one loses the last of them, as in the
+        whole: every block gives as many samples as it should. Otherwise one of an odd ratio loses the last of them, as in the
             original: the end of a sound then differs, and what is missing is silence here.
 
     Attributes:
@@ -190,7 +190,7 @@ class DACDecoder(nn.Module, Streamable):
         out_channels, latent_size: see CompressionModel.
 
     Raises:
-        ValueError: no strides, some below 1, or a capacity that cannot be halved so often.
+        ValueError: no ratios, some below 1, or a capacity that cannot be halved so often.
     """
 
     def __init__(
@@ -198,26 +198,26 @@ class DACDecoder(nn.Module, Streamable):
         channels: int = 1,
         capacity: int = 1536,
         *,
-        strides: Sequence[int] = (8, 8, 4, 2),
+        ratios: Sequence[int] = (2, 4, 8, 8),
         latent_size: int = 1024,
         whole: bool = True,
     ) -> None:
         super().__init__()
-        check_strides(strides)
-        if capacity % 2 ** len(strides):
+        check_ratios(ratios)
+        if capacity % 2 ** len(ratios):
             raise ValueError(
-                f"a decoder of {capacity} channels cannot halve them {len(strides)} times; make DECODER_CAPACITY a "
-                f"multiple of {2 ** len(strides)}"
+                f"a decoder of {capacity} channels cannot halve them {len(ratios)} times; make DECODER_CAPACITY a "
+                f"multiple of {2 ** len(ratios)}"
             )
-        widths = [capacity // 2**i for i in range(len(strides) + 1)]
-        self.hop = math.prod(strides)
+        widths = [capacity // 2**i for i in range(len(ratios) + 1)]
+        self.hop = math.prod(ratios)
         self.out_channels = channels
         self.latent_size = latent_size
         self.model = Sequential(
             normed(latent_size, capacity, 7),
             *[
                 DecoderBlock(wide, narrow, stride=stride, shortened=0 if whole else stride % 2)
-                for wide, narrow, stride in zip(widths, widths[1:], strides, strict=False)
+                for wide, narrow, stride in zip(widths, widths[1:], reversed(ratios), strict=False)
             ],
             Snake(widths[-1], batched=True),
             normed(widths[-1], channels, 7),
@@ -233,7 +233,7 @@ class DACDecoder(nn.Module, Streamable):
         return F.pad(audio, (0, z.shape[-1] * self.hop - audio.shape[-1]))
 
 
-def check_strides(strides: Sequence[int]) -> None:
-    """Refuse strides that are not whole numbers from 1 on, at least one."""
-    if not strides or min(strides) < 1:
-        raise ValueError(f"the strides are {list(strides)}; RATIOS needs at least one number, none below 1")
+def check_ratios(ratios: Sequence[int]) -> None:
+    """Refuse ratios that are not whole numbers from 1 on, at least one."""
+    if not ratios or min(ratios) < 1:
+        raise ValueError(f"the ratios are {list(ratios)}; RATIOS needs at least one number, none below 1")

@@ -30,13 +30,8 @@ class DescriptDiscriminator(nn.Module):
         bands: shares (from, to) of the spectrum, each seen by convolutions of its own.
         capacity: width of the first layers; the periods' networks end at 32 times of it.
         channels: of the audio.
-<<<<<<< HEAD
-        match_stride: frames of the spectra stand as those of a convolution with the hop as its stride, T / hop of them,
-            as in Descript's own program; otherwise frame n is centred on sample n * hop, as in RAVE's.
-=======
         match_stride: place the frames of the spectra as the codec's strides do, ceil(T / hop) of them, as Descript's
             trainings do; otherwise around every hop-th sample, as acids-rave does.
->>>>>>> criteria
 
     Source: Kumar et al., "High-Fidelity Audio Compression with Improved RVQGAN", 2023, section 3.4.
     """
@@ -117,11 +112,7 @@ class BandedSpectrumNetwork(nn.Module):
         bands: shares (from, to) of the spectrum.
         capacity: width of every layer.
         channels: of the audio; the network sees real and imaginary part of each.
-<<<<<<< HEAD
-        match_stride: see DescriptDiscriminator.
-=======
         match_stride: see `DescriptDiscriminator`.
->>>>>>> criteria
 
     Raises:
         ValueError: a band holds no bin of the spectrum.
@@ -184,11 +175,7 @@ def spectrum_by_frames(audio: Tensor, n_fft: int, *, match_stride: bool = False)
         if match_stride:
             hop = n_fft // 4
             margin = (n_fft - hop) // 2
-<<<<<<< HEAD
-            audio = F.pad(audio, (margin, margin + -audio.shape[-1] % hop), mode="reflect")
-=======
             audio = F.pad(audio, (margin, margin - audio.shape[-1] % -hop), mode="reflect")
->>>>>>> criteria
         parts = torch.view_as_real(stft(audio, n_fft, center=not match_stride))
         return parts.permute(0, 1, 4, 3, 2).flatten(1, 2)
 
