@@ -182,8 +182,8 @@ class DACDecoder(nn.Module, Streamable):
         capacity: channels behind the first convolution; every block halves them.
         ratios: those of the encoder, in its order.
         latent_size: D.
-        whole: every block gives as many samples as it should. Otherwise one of an odd ratio loses the last of them, as in the
-            original: the end of a sound then differs, and what is missing is silence here.
+        whole: every block gives as many samples as it should. Otherwise one of an odd ratio loses the last of them, as
+            in the original: the end of a sound then differs, and what is missing is silence here.
 
     Attributes:
         hop: samples per latent frame.
