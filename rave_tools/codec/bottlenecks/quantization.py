@@ -460,6 +460,11 @@ class ResidualVectorQuantization(nn.Module):
         )
 
     @property
+    def projected(self) -> bool:
+        """Whether vectors are compared with the codes in another space than their own."""
+        return any(layer.projected for layer in self.layers)
+
+    @property
     def ready(self) -> bool:
         """Whether every codebook stands for something that was heard."""
         return bool(torch.cat([layer.codebook.inited for layer in self.layers]).all())
@@ -497,7 +502,7 @@ class ResidualVectorQuantization(nn.Module):
             commitments.append(commitment)
             if watch is not None:
                 watched.append(watch(layer.codebook.embed, choice))
-        if not any(layer.projected for layer in self.layers):
+        if not self.projected:
             total = straight_through(vectors, total)
         return Quantized(
             total, torch.stack(indices), torch.stack(commitments), torch.stack(watched) if watched else vectors[:0, 0]
