@@ -6,6 +6,9 @@ import torch
 
 from rave_tools.training.schedules import AdversarialSchedule, LinearDecay, LogRamp, OnePhase, RAVESchedule
 
+from .test_run import go, same_weights
+from .toys import toy_wrapper
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -69,6 +72,20 @@ def test_adversarial_turns_are_resumed_where_they_stood():
     whole = turns_of(AdversarialSchedule(seed=1), 300)
     generator, discriminator = whole[:120].count("G"), whole[:120].count("D")
     assert turns_of(AdversarialSchedule(seed=1), 180, generator, discriminator) == whole[120:]
+
+
+def test_a_run_with_random_turns_is_resumed_bit_for_bit(tmp_path):
+    def random_turns():
+        return toy_wrapper(schedule=AdversarialSchedule(2, 2 / 3, seed=5))
+
+    whole, rows, _ = go(tmp_path / "whole", wrapper=random_turns())
+    go(tmp_path / "split", wrapper=random_turns(), max_steps=7)
+    again, after, _ = go(tmp_path / "split", wrapper=random_turns(), resume="last")
+    same_weights(whole, again)
+    assert rows[-1] == after[-1]
+    turns = turns_of(AdversarialSchedule(2, 2 / 3, seed=5), whole.counters.batches)
+    assert whole.counters.discriminator_updates == turns.count("D") > 0
+    assert whole.counters.generator_updates == turns.count("G") == 12
 
 
 def test_the_adversary_enters_at_its_start():
