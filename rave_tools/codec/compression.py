@@ -1,5 +1,8 @@
 """Codecs of an encoder, a bottleneck and a decoder on the waveform: EnCodec's, AudioCraft's, DAC's."""
 
+import math
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +28,8 @@ class CompressionModel(Autoencoder):
             was decoded by it: the codes then say nothing about the level. Such a model does not stream.
         segment: seconds that are coded at once, each with its own loudness; None codes a sound as a whole.
         overlap: share of a segment that it has in common with the next one.
+        bandwidths: kilobits per second that the model is made for, each as many codebooks as it pays for. Where the
+            quantiser drops some in training, it keeps as many as one of these pays for. Without, any number will do.
 
     Raises:
         ValueError: parts that do not fit each other; says which numbers disagree.
@@ -43,6 +48,7 @@ class CompressionModel(Autoencoder):
         renormalize: bool = False,
         segment: float | None = None,
         overlap: float = 0.01,
+        bandwidths: Sequence[float] = (),
     ) -> None:
         super().__init__()
         for fact, number, meant in (
@@ -69,6 +75,9 @@ class CompressionModel(Autoencoder):
         self.encoder = encoder
         self.quantizer = quantizer
         self.decoder = decoder
+        self.bandwidths = tuple(bandwidths)
+        if self.bandwidths:
+            quantizer.set_dropout_codebooks([self._codebooks_for(bandwidth) for bandwidth in self.bandwidths])
         if not quantizer.discrete:
             self.register_buffer("latent_pca", torch.eye(self.latent_dim))
             self.register_buffer("latent_mean", torch.zeros(self.latent_dim))
@@ -88,6 +97,58 @@ class CompressionModel(Autoencoder):
     def frame_rate(self) -> float:
         """Latent frames per second."""
         return self.sample_rate / self.hop
+
+    @property
+    def total_codebooks(self) -> int:
+        """K; 0 of a continuous bottleneck."""
+        return self.quantizer.total_codebooks
+
+    @property
+    def bandwidth(self) -> float:
+        """Kilobits per second of the codebooks in use."""
+        return self.num_codebooks * self._bandwidth_of_one()
+
+    def set_num_codebooks(self, number: int) -> None:
+        """Use the first so many codebooks.
+
+        Raises:
+            ValueError: a number that this model does not have.
+        """
+        self.quantizer.set_num_codebooks(number)
+
+    def set_bandwidth(self, kbps: float) -> None:
+        """Use as many codebooks as a bandwidth pays for.
+
+        Args:
+            kbps: kilobits per second; one of `bandwidths`, where the model is made for some.
+
+        Raises:
+            ValueError: a bandwidth that this model does not have; lists those it has.
+        """
+        one = self._bandwidth_of_one()
+        possible = self.bandwidths or tuple(one * n for n in range(1, self.total_codebooks + 1))
+        chosen = [b for b in possible if math.isclose(b, kbps, rel_tol=1e-3)]
+        if not chosen:
+            listed = ", ".join(f"{b:.4g}" for b in possible)
+            raise ValueError(f"{kbps:g} kb/s were asked for, but this model has {listed}; choose one of them")
+        self.set_num_codebooks(self._codebooks_for(chosen[0]))
+
+    def _bandwidth_of_one(self) -> float:
+        """Kilobits per second of one codebook."""
+        if not self.quantizer.discrete:
+            raise ValueError(
+                f"{type(self.quantizer).__name__} is continuous, it has no bandwidth; use a model with codebooks"
+            )
+        return math.log2(self.codebook_size) * self.frame_rate / 1000
+
+    def _codebooks_for(self, kbps: float) -> int:
+        number = math.floor(kbps / self._bandwidth_of_one() * (1 + 1e-6))
+        if not 1 <= number <= self.total_codebooks:
+            raise ValueError(
+                f"{kbps:g} kb/s are {number} codebooks of {self._bandwidth_of_one():.4g} kb/s, but this model has "
+                f"{self.total_codebooks}; make CompressionModel.bandwidths and NUM_QUANTIZERS agree"
+            )
+        return number
 
     def loudness(self, audio: Tensor) -> Tensor | None:
         """What the input is divided by, (B, C, T) -> (B, 1); None of a model that leaves levels alone."""

@@ -511,7 +511,7 @@ def lower_codes(quantizer: ResidualVectorQuantization, size: int, wire: Wire, bu
 def lower_posterior(posterior: Posterior, wire: Wire, builder: Builder) -> Wire:
     """A draw from a Gaussian, or what a network says, on principal axes; codes."""
     controls, bottleneck = posterior.controls, posterior.bottleneck
-    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls):
+    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls) and not bottleneck.rvq.projected:
         return lower_codes(bottleneck.rvq, controls.size, wire, builder)
     gaussian = isinstance(bottleneck, VariationalEncoder)
     if not isinstance(controls, PrincipalControls) or not (gaussian or isinstance(bottleneck, WasserteinEncoder)):
@@ -579,9 +579,10 @@ def lower_synthesis(module: Synthesis, wire: Wire, builder: Builder) -> Wire:
 
 def lower_snake(snake: Snake, wire: Wire, builder: Builder) -> Wire:
     """x + sin(alpha x)^2 / alpha."""
-    sine = builder.unary(engine.SINE, builder.fixed(engine.MULTIPLY, wire, snake.alpha))
+    alpha = snake.alpha.reshape(-1, 1)
+    sine = builder.unary(engine.SINE, builder.fixed(engine.MULTIPLY, wire, alpha))
     square = builder.binary(engine.MULTIPLY, sine, sine)
-    return builder.binary(engine.ADD, builder.fixed(engine.MULTIPLY, square, 1 / (snake.alpha + 1e-9)), wire)
+    return builder.binary(engine.ADD, builder.fixed(engine.MULTIPLY, square, 1 / (alpha + 1e-9)), wire)
 
 
 LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {

@@ -16,13 +16,14 @@ class Snake(nn.Module, Pointwise):
 
     Args:
         channels: C.
+        batched: store alpha as (1, C, 1), as Descript's checkpoints have it, instead of (C, 1).
 
     Source: Ziyin, Hartwig and Ueda, "Neural Networks Fail to Learn Periodic Functions and How to Fix It", 2020.
     """
 
-    def __init__(self, channels: int) -> None:
+    def __init__(self, channels: int, *, batched: bool = False) -> None:
         super().__init__()
-        self.alpha = nn.Parameter(torch.ones(channels, 1))
+        self.alpha = nn.Parameter(torch.ones(1, channels, 1) if batched else torch.ones(channels, 1))
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""

@@ -128,6 +128,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
         in_channels, out_channels, kernel_size, stride, bias: as torch.nn.ConvTranspose1d; kernel_size >= stride.
         padding: samples cut from the left of the full output.
         weight_norm: store the weight as direction and length (per input channel, as the field's checkpoints do).
+        shortened: samples that the plain layer's output is too short by at its end, as some of the field's are.
     """
 
     state_names = ("tail",)
@@ -143,6 +144,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
         padding: int = 0,
         bias: bool = True,
         weight_norm: bool = False,
+        shortened: int = 0,
     ) -> None:
         if kernel_size < stride or padding > kernel_size - stride:
             raise ValueError(
@@ -151,6 +153,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
             )
         super().__init__(in_channels, out_channels, kernel_size, stride=stride, padding=padding, bias=bias)
         self.streaming = False
+        self.shortened = shortened
         self.register_buffer("tail", torch.zeros(0, 0, 0), persistent=False)
         self.init_weight_norm(weight_norm)
 
@@ -168,7 +171,7 @@ class ConvTranspose1d(WeightNormed, cached.ConvTranspose1d, Streamable, Stateful
         if not self.streaming:
             missing = max(0, length + self.padding[0] - (length - self.stride[0] + self.kernel_size[0]))
             full = F.conv_transpose1d(x, self.kernel(), self.bias, self.stride, 0, missing)
-            return full[..., self.padding[0] : self.padding[0] + length]
+            return full[..., self.padding[0] : self.padding[0] + length - self.shortened]
         full = F.conv_transpose1d(x, self.kernel(), None, self.stride)
         overlap = full.shape[-1] - length
         if overlap > 0:

@@ -1,5 +1,7 @@
 """Bottlenecks that stand between an encoder and a decoder, neither of which knows of them."""
 
+from collections.abc import Sequence
+
 from torch import Tensor, nn
 
 from rave_tools.codec.controls import principal_controls
@@ -19,12 +21,14 @@ class LatentBottleneck(nn.Module):
         n_out: outputs of the encoder per latent dimension.
         discrete: has codes.
         num_codebooks: K in use, 0 without codes.
+        total_codebooks: K, 0 without codes.
         codebook_size: S, 0 without codes.
     """
 
     discrete = False
     n_out = 1
     num_codebooks = 0
+    total_codebooks = 0
     codebook_size = 0
 
     def __init__(self, dim: int) -> None:
@@ -62,6 +66,14 @@ class LatentBottleneck(nn.Module):
             size: exact number of controls instead, or None.
         """
         raise NotImplementedError
+
+    def set_num_codebooks(self, number: int) -> None:
+        """Use the first so many codebooks."""
+        raise ValueError(f"{type(self).__name__} is continuous, it has no codebooks; use a model that has")
+
+    def set_dropout_codebooks(self, numbers: Sequence[int]) -> None:
+        """Let quantiser dropout draw from these numbers of codebooks."""
+        raise ValueError(f"{type(self).__name__} is continuous, it has no codebooks; leave bandwidths away")
 
     def dequantize(self, codes: Tensor) -> Tensor:
         """(B, K, N) -> (B, D, N)."""
