@@ -22,8 +22,6 @@ DATA_FLAGS = (
     "db_path", "audio_path", *FOLDER_FLAGS, "channel_choice", "n_signal", "batch", "seed", "augment", "derivative",
     "normalize", "rand_pitch",
 )  # fmt: skip
-# Macros by which a configuration says what its runs take unless the flag is given.
-MACROS = {"n_signal": "N_SIGNAL", "batch": "BATCH"}
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -87,7 +85,9 @@ def take_macros(
     values: dict[str, Any], flags: absl_flags.FlagValues, opened: "OpenedRun | None", loaded: "Config"
 ) -> None:
     """What a configuration says about window and batch, where neither the command nor the resumed run says it."""
-    for name, macro in MACROS.items():
+    from .. import config
+
+    for name, macro in (("n_signal", config.N_SIGNAL), ("batch", config.BATCH)):
         if opened is None and not flags[name].present and loaded.has_macro(macro):
             values[name] = int(loaded.macro(macro))
 

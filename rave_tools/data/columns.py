@@ -191,7 +191,7 @@ class OpenFiles:
             raise self._gone(place, reason_of(error)) from error
         if audio.shape[1] != frames:
             raise self._gone(place, f"it ends {frames - audio.shape[1]:,} samples before what its header said")
-        if not np.isfinite(audio).all():
+        if place.kind[:1] != "i" and not np.isfinite(audio).all():
             raise AudioError(
                 f"{place.path}: holds values that are no numbers between {start / place.rate:.2f} s and "
                 f"{(start + frames) / place.rate:.2f} s; repair the file or take it out of the folder"
@@ -219,11 +219,11 @@ class OpenFiles:
         if os.fstat(file.fileno()).st_size < place.offset + place.frames * place.frame_bytes:
             raise OSError("it has become shorter")
         if channel is None:
-            return _decoded(_block(file, place, start, frames), place, frames, None)
+            return _decoded(_block(file, place, start, frames), 0, place, frames, None)
         begin = place.offset + start * place.frame_bytes - 1
         page = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
         with _mapped(file, page, begin - page + frames * place.frame_bytes + 1) as window:
-            return _decoded(memoryview(window)[begin - page :], place, frames, channel)
+            return _decoded(window, begin - page, place, frames, channel)
 
     def _opened(self, place: Layout) -> FileIO | AudioReader:
         held = self._open.get(place.path)
@@ -269,29 +269,30 @@ def _mapped(file: FileIO, offset: int, length: int) -> mmap.mmap:
     return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset)
 
 
-def _block(file: FileIO, place: Layout, start: int, frames: int) -> memoryview:
+def _block(file: FileIO, place: Layout, start: int, frames: int) -> bytearray:
     """All channels of a stretch, and the byte before it."""
-    content = memoryview(bytearray(frames * place.frame_bytes + 1))
+    content = bytearray(frames * place.frame_bytes + 1)
     file.seek(place.offset + start * place.frame_bytes - 1)
     done = 0
-    while done < len(content) and (count := file.readinto(content[done:])):
+    while done < len(content) and (count := file.readinto(memoryview(content)[done:])):
         done += count
     if done < len(content):
         raise OSError("it has become shorter")
     return content
 
 
-def _decoded(content: memoryview, place: Layout, frames: int, channel: int | None) -> np.ndarray:
-    """Samples as float32 (C, frames), from bytes that begin one before the first sample.
+def _decoded(
+    content: mmap.mmap | bytearray, begin: int, place: Layout, frames: int, channel: int | None
+) -> np.ndarray:
+    """Samples as float32 (C, frames), from bytes of which number `begin` comes just before the first sample.
 
     A sample of 24 bits is read as one of 32 whose lowest byte, that of its neighbour, is then cleared.
     """
     bits = int(place.kind[1:])
     kind = {"i16": "<i2", "i24": "<i4", "i32": "<i4", "f32": "<f4", "f64": "<f8"}[place.kind]
-    first = (0 if bits == 24 else 1) + (channel or 0) * bits // 8
+    first = begin + (0 if bits == 24 else 1) + (channel or 0) * bits // 8
     shape = (place.channels if channel is None else 1, frames)
     samples = np.ndarray(shape, kind, content, first, (bits // 8, place.frame_bytes)).copy()
-    content.release()
     if place.kind[0] == "f":
         return samples.astype(np.float32)
     if bits == 24:
