@@ -25,6 +25,10 @@ GRACE = 30
 """Seconds that a loader lives on after SIGTERM, for the trainer to finish its update."""
 
 
+PREFETCH = 4
+"""Batches that each loader prepares ahead."""
+
+
 class BatchPlan(Sampler[list[Draw]]):
     """Which items make the batches: an endless walk through shuffled passes over the database.
 
@@ -96,9 +100,11 @@ class TrainStream:
         batches, self._batches = self._batches, None
         if batches is None:
             return
-        with contextlib.suppress(Exception):
-            for _ in batches:
-                continue
+        for _ in range(1 + PREFETCH * self._loader.num_workers):  # each batch under way may hold an error of its own
+            with contextlib.suppress(Exception):
+                for _ in batches:
+                    continue
+                return
 
 
 def leave_signals_to_the_trainer(_worker: int) -> None:
@@ -194,7 +200,7 @@ class StreamedData(lightning.LightningDataModule):
         plan = self._plan(rank, world_size)
         options: dict[str, Any] = {}
         if self.workers:
-            options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}
+            options = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCH}
             options["worker_init_fn"] = leave_signals_to_the_trainer
         loader = DataLoader(self._train, batch_sampler=plan, num_workers=self.workers, collate_fn=collate, **options)
         stream = TrainStream(loader, plan, self)
