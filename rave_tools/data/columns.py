@@ -18,6 +18,10 @@ from rave_tools.data.audio_io import AudioReader, open_audio
 from rave_tools.data.readers import PADDING, UNKNOWN_SIZE, AudioError, reason_of
 
 FOUR_GIGABYTES = 1 << 32
+BLOCK_ROUNDING = 0.1
+"""Seconds by which the length of a compressed file may be rounded without being called truncated."""
+
+COUNTED = 4096
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 """What the names of a W64 file's chunks end with; the first four bytes are those of a wav."""
@@ -78,10 +82,35 @@ def layout(path: str) -> Layout:
     if found is not None:
         return found
     with open_audio(path) as reader:
-        frames = reader.facts.frames if reader.facts.frames is not None else reader.count()
-        damaged = bool(reader.damage)
-    # libsndfile tells that the end is missing, not how much of it.
-    return Layout(path, reader.facts.sampling_rate, reader.facts.channels, frames, frames + int(damaged))
+        facts, damage = reader.facts, reader.damage
+        announced = facts.frames if facts.frames is not None else reader.count()
+        frames = _up_to_the_end(reader, announced)
+    if not frames:
+        with open_audio(path) as reader:
+            frames = min(announced, _counted(reader))
+    # Codecs that work in blocks round their length; libsndfile tells that an end is missing, not how much of it.
+    if announced - frames < BLOCK_ROUNDING * facts.sampling_rate:
+        announced = frames + int(bool(damage))
+    return Layout(path, facts.sampling_rate, facts.channels, frames, announced)
+
+
+def _up_to_the_end(reader: AudioReader, announced: int) -> int:
+    """How many samples there really are, told by decoding the last second; 0 where there is nothing."""
+    tail = min(announced, reader.facts.sampling_rate)
+    try:
+        reader.seek(announced - tail)
+        found = _exactly(reader, tail).shape[1]
+    except AudioError:
+        return 0
+    return announced - tail + found if found else 0
+
+
+def _counted(reader: AudioReader) -> int:
+    """How many samples there are, told by decoding all."""
+    count = 0
+    while block := reader.read(COUNTED).shape[1]:
+        count += block
+    return count
 
 
 def _plain_layout(file: BinaryIO, path: str) -> Layout | None:
@@ -180,7 +209,7 @@ class OpenFiles:
             channel: which one, or None for all.
 
         Returns:
-            float32, shape (1 or C, frames).
+            float32, shape (1 or C, frames). What a compressed file lacks of its rounded length is silence.
 
         Raises:
             AudioError: the file is gone, has become shorter, cannot be read, or holds values that are no numbers.
@@ -213,6 +242,9 @@ class OpenFiles:
             assert not isinstance(reader, FileIO)
             reader.seek(start)
             audio = _exactly(reader, frames)
+            missing = frames - audio.shape[1]
+            if audio.shape[1] and 0 < missing < BLOCK_ROUNDING * place.rate:
+                audio = np.pad(audio, ((0, 0), (0, missing)))
             return audio if channel is None else np.ascontiguousarray(audio[channel : channel + 1])
         file = self._opened(place)
         assert isinstance(file, FileIO)

@@ -24,7 +24,7 @@ from rave_tools.data.segments import Geometry, Segment
 from rave_tools.data.store import StoreError
 from rave_tools.data.transforms import RandomGain
 
-from .sounds import chirp, write
+from .sounds import COMPRESSED, chirp, encode, write
 
 MODEL = 24000
 PLAIN = [
@@ -79,6 +79,22 @@ def test_a_column_has_exactly_the_samples_of_the_file(kind, subtype, tmp_path):
         assert np.array_equal(files.read(place, 4321, 479, channel)[0], whole[4321:, channel])
     assert np.array_equal(files.read(place, 100, 50, None), whole[100:150].T)
     files.close()
+
+
+@pytest.mark.parametrize("name", ["vorbis.ogg", "opus.opus", "layer3.mp3"])
+def test_a_compressed_file_is_read_to_its_very_end(name, tmp_path):
+    encoder, rate = COMPRESSED[name]
+    place = layout(str(encode(tmp_path / name, chirp(2.1, rate=rate), encoder=encoder, rate=rate)))
+    assert place.frames == place.announced and abs(place.seconds - 2.1) < 0.1 and place.channels == 2
+    assert OpenFiles().read(place, place.frames - 5000, 5000, 1).shape == (1, 5000)
+
+
+def test_a_flac_that_lost_its_end_is_truncated(tmp_path):
+    path = write(tmp_path / "x.flac", noise(3, 2, 44100), rate=44100, file_format="FLAC")
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 3])
+    place = layout(str(path))
+    assert place.announced == 3 * 44100 and 0.8 < place.seconds < 1.05
+    assert OpenFiles().read(place, place.frames - 5000, 5000, 1).shape == (1, 5000)
 
 
 def test_offsets_beyond_four_gigabytes(tmp_path):
