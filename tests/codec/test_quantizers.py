@@ -263,6 +263,23 @@ def test_statistics_say_what_happens():
     }
 
 
+def test_what_a_checkpoint_holds_is_enough_to_go_on():
+    """The checks of the usage are a function of the update's number, the draws of its seed."""
+
+    def learn(quantizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            quantizer.train()(torch.randn(1, 4, 50).requires_grad_(), step=step)
+        return quantizer.state_dict()
+
+    whole = ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True)
+    begun, resumed = (ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True) for _ in range(2))
+    resumed.load_state_dict(learn(begun, range(13)))
+    expected = learn(whole, range(30))
+    for name, value in learn(resumed, range(13, 30)).items():
+        assert value.equal(expected[name]), name
+
+
 class Host(nn.Module):
     """What an export compiles."""
 
