@@ -247,6 +247,17 @@ def test_revived_codes_stand_apart():
     close(codebook.embed_avg[1:11], codebook.embed[1:11] * codebook.cluster_size[1:11, None])
 
 
+def test_rare_codes_are_means_too():
+    """Smoothed counts would pull them towards zero where vectors are few."""
+    codebook = EuclideanCodebook(2, 1000, kmeans_init=False, expiry="usage")
+    codebook.cluster_size.fill_(1e-5)
+    codebook.embed.copy_(3 + torch.randn(1000, 2))
+    codebook.embed_avg.copy_(1e-5 * codebook.embed)
+    before = codebook.embed.clone()
+    codebook.follow(before[:2], torch.tensor([0, 1]), step=1)
+    close(codebook.embed, before)
+
+
 def test_statistics_say_what_happens():
     quantizer = ResidualVectorQuantizer(2, 2, bins=8, expiry="none").train()
     points = torch.randn(4, 2)
