@@ -100,8 +100,8 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
 
     def watched(self) -> dict[str, Tensor]:
         """The combiner's factors, and what the codebooks of the codec tell of their use."""
-        statistics = getattr(getattr(self.codec, "quantizer", None), "statistics", None)
-        return {**super().watched(), **(statistics() if statistics is not None else {})}
+        statistics = getattr(getattr(self.codec, "quantizer", None), "statistics", dict)
+        return {**super().watched(), **{f"codebook_{name}": value for name, value in statistics().items()}}
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The codec's parts in the order in which audio meets them, then the discriminator, then the judges."""
