@@ -1,4 +1,4 @@
-"""Write tests/fixtures/import/codecs/*.pt.xz and *.th.xz by running encodec 0.1.1, audiocraft 1.3.0, transformers 5.24 and
+"""Write tests/fixtures/import/codecs/* by running encodec 0.1.1, audiocraft 1.3.0, transformers 5.24 and
 descript-audio-codec 1.0.0; tests/fixtures/README.md says what they hold.
 
 Run with a Python that can import them, never as part of the tests; a folder with a module `shim` (stubs of what they
@@ -91,7 +91,8 @@ def make_encodec(*, channels: int, norm: str, causal: bool, normalize: bool) -> 
     ).eval()  # fmt: skip
     enliven(model)
     x = sound(channels)
-    place(quantizer, model.encoder(x / (x.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt() if normalize else 1)))
+    level = x.mean(1, keepdim=True).square().mean(2, keepdim=True).sqrt() if normalize else 1
+    place(quantizer, model.encoder(x / level))
     [(codes, scale)] = model.encode(x)
     case = {"state": state(model), "x": x, "codes": codes.short(), "audio": model.decode([(codes, scale)])}
     return case if scale is None else {**case, "scale": scale}

@@ -24,7 +24,8 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("run", None, "run folder or checkpoint of that program", flag_values=flags)
     absl_flags.DEFINE_string("output", None, "folder of the new run", required=True, flag_values=flags)
     absl_flags.DEFINE_string(
-        "checkpoint", None, "the file, or a folder that has it; beside --run: which of a folder's checkpoints, by a part of "
+        "checkpoint", None, "the file, or a folder that has it; beside --run: which of a folder's checkpoints, by a "
+        "part of "
         "its name (default: the newest)", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
@@ -81,9 +82,7 @@ def _built(imported: "Imported", overrides: Sequence[str]) -> tuple[str, Any]:
     from .. import config
     from ..training.run import train
 
-    described = config.load(
-        [], overrides, text=imported.config_text, text_name="the imported configuration"
-    )
+    described = config.load([], overrides, text=imported.config_text, text_name="the imported configuration")
     text = described.operative(train)
     alone: Config = config.load([], text=text)
     return text, alone.build_argument(train, "wrapper")

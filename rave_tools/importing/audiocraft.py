@@ -10,7 +10,14 @@ from rave_tools.errors import ConfigError, RunError
 from rave_tools.importing.codec_config import Settings, describe, imported, parse_mapping, read_mapping, resolve
 from rave_tools.importing.pickles import Record
 from rave_tools.importing.registry import Choice, Imported
-from rave_tools.importing.weights import Opened, check_family, choose_file, open_weights, tensors_of, with_old_weight_norm
+from rave_tools.importing.weights import (
+    Opened,
+    check_family,
+    choose_file,
+    open_weights,
+    tensors_of,
+    with_old_weight_norm,
+)
 
 SUFFIXES = (".th", ".bin", ".pt", ".pth", ".safetensors")
 CONFIG = "xp.cfg"
@@ -62,7 +69,8 @@ def _config(opened: Opened, choice: Choice) -> tuple[dict[str, Any], str]:
     config = opened.content.get(CONFIG)
     if config is None:
         raise RunError(
-            f"{opened.path} has no configuration ({CONFIG}), without which its rate and padding are unknown; give it with "
+            f"{opened.path} has no configuration ({CONFIG}), without which its rate and padding are unknown; give it "
+            "with "
             "--config FILE (YAML), or, for weights of the encodec package, import with --from encodec"
         )
     if isinstance(config, str):
@@ -121,14 +129,21 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
         solver = str(config.get("solver", "")) if isinstance(config, Mapping) else ""
         if solver in SOLVERS:
             raise ConfigError(
-                f"{origin} is of {SOLVERS[solver]} (solver {solver}), a model over codes and no codec; its codec lies beside it "
+                f"{origin} is of {SOLVERS[solver]} (solver {solver}), a model over codes and no codec; its codec lies "
+                "beside it "
                 "in compression_state_dict.bin"
             )
-        raise ConfigError(f"{origin} describes no compression model of AudioCraft: it has no sections encodec and seanet")
+        raise ConfigError(
+            f"{origin} describes no compression model of AudioCraft: it has no sections encodec and seanet"
+        )
     config = resolve(config)
     codec, nets = dict(config["encodec"]), dict(config["seanet"])
-    if (kind := config.get("compression_model", "encodec")) != "encodec" or codec.get("autoencoder", "seanet") != "seanet":
-        raise ConfigError(f"{origin}: {kind} with {codec.get('autoencoder')} has no counterpart here; read is encodec with seanet")
+    if (kind := config.get("compression_model", "encodec")) != "encodec" or codec.get(
+        "autoencoder", "seanet"
+    ) != "seanet":
+        raise ConfigError(
+            f"{origin}: {kind} with {codec.get('autoencoder')} has no counterpart here; read is encodec with seanet"
+        )
     quantizer = str(codec.get("quantizer", "rvq"))
     if quantizer not in ("rvq", "no_quant"):
         raise ConfigError(f"{origin}: the quantiser {quantizer} has no counterpart here; read are rvq and no_quant")

@@ -1,4 +1,4 @@
-"""From what the weights of a SEANet codec say, and what a configuration says beside them, to a configuration of ours."""
+"""From what the weights of a SEANet codec say, and a configuration beside them, to a configuration of ours."""
 
 import math
 import re
@@ -76,9 +76,11 @@ def describe(state: Mapping[str, Tensor], settings: Settings, path: Path) -> tup
     notes: list[str] = []
     weights = dict(state)
     if seanet.folded(weights) and settings.norm_unseen == "weight_norm":
-        weights = seanet.take_apart(weights)
+        bare = {half: int(given.get("disable_norm_outer_blocks", 0)) for half, given in settings.halves.items()}
+        weights = seanet.take_apart(weights, path, bare=bare)
         notes.append(
-            "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, so "
+            "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, "
+            "so "
             "that training can go on with weight_norm as it began; the sound is the same to rounding"
         )
     macros: dict[str, Any] = {"SAMPLING_RATE": settings.sampling_rate}
@@ -100,7 +102,11 @@ def describe(state: Mapping[str, Tensor], settings: Settings, path: Path) -> tup
         books = seanet.codebooks(weights, path)
         compare({"n_q": books.n_q, "bins": books.bins}, settings.quantizer, f"{settings.origin}, quantiser", path)
         macros.update(NUM_QUANTIZERS=books.n_q, CODEBOOK_SIZE=books.bins)
-        own = {"dimension": Macro("LATENT_SIZE"), "n_q": Macro("NUM_QUANTIZERS"), "bins": Macro("CODEBOOK_SIZE")}
+        own: dict[str, Any] = {
+            "dimension": Macro("LATENT_SIZE"),
+            "n_q": Macro("NUM_QUANTIZERS"),
+            "bins": Macro("CODEBOOK_SIZE"),
+        }
         if books.dim != macros["LATENT_SIZE"]:
             own["codebook_dim"] = books.dim
         for name, value in {**settings.quantizer, **own}.items():
@@ -123,7 +129,8 @@ def compare(seen: Mapping[str, Any], given: Mapping[str, Any], origin: str, path
     ]
     if wrong:
         raise ConfigError(
-            f"{origin} does not belong to the weights of {path}: {'; '.join(wrong)}. Give the configuration of this checkpoint"
+            f"{origin} does not belong to the weights of {path}: {'; '.join(wrong)}. Give the configuration of this "
+            "checkpoint"
         )
 
 
@@ -140,7 +147,13 @@ def fitting_bandwidths(bandwidths: Sequence[float], *, n_q: int, bins: int, fram
 
 
 def imported(
-    opened: Opened, text: str, weights: Mapping[str, Tensor], *, program: str, notes: Sequence[str], record: Sequence[str]
+    opened: Opened,
+    text: str,
+    weights: Mapping[str, Tensor],
+    *,
+    program: str,
+    notes: Sequence[str],
+    record: Sequence[str],
 ) -> Imported:
     """A codec as a run that has made no update yet: published weights come without optimisers and discriminators."""
     kept = [

@@ -29,7 +29,8 @@ RATES = {(2, 4, 8, 8): {9: 44100, 18: 44100}, (2, 4, 5, 8): {32: 24000, 12: 1600
 """Ratios and number of codebooks of the published models -> hertz."""
 
 KWARGS = {
-    "encoder_dim": "CAPACITY", "encoder_rates": "RATIOS", "latent_dim": "LATENT_SIZE", "decoder_dim": "DECODER_CAPACITY",
+    "encoder_dim": "CAPACITY", "encoder_rates": "RATIOS", "latent_dim": "LATENT_SIZE",
+    "decoder_dim": "DECODER_CAPACITY",
     "n_codebooks": "NUM_QUANTIZERS", "codebook_size": "CODEBOOK_SIZE", "codebook_dim": "CODEBOOK_DIM",
     "quantizer_dropout": "QUANTIZER_DROPOUT", "sample_rate": "SAMPLING_RATE",
 }  # fmt: skip
@@ -72,7 +73,9 @@ def read(path: Path, choice: Choice) -> Imported:
     rates = known.get("RATIOS")
     upward = given.pop("decoder_rates", None)
     if rates is not None and upward is not None and list(upward) != list(rates)[::-1]:
-        raise RunError(f"{origin}: decoder_rates {upward} are not encoder_rates {rates} backwards, as they must be here")
+        raise RunError(
+            f"{origin}: decoder_rates {upward} are not encoder_rates {rates} backwards, as they must be here"
+        )
     notes = [f"NOT TAKEN: {name} = {value} in {origin}: it has no counterpart here" for name, value in given.items()
              if name not in KWARGS]  # fmt: skip
     text, weights, more = describe(state, known, file, origin=origin)
@@ -100,7 +103,8 @@ def describe(
         plain = [name for name, value in weights.items() if name.endswith(".weight") and value.ndim == 3]
         weights = unfolded(weights, plain)
         notes.append(
-            "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, so "
+            "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, "
+            "so "
             "that training can go on as it began; the sound is the same to rounding"
         )
     seen = _sizes(weights, path)
@@ -114,7 +118,8 @@ def describe(
         rate = RATES.get(tuple(seen["RATIOS"]), {}).get(seen["NUM_QUANTIZERS"])
         if rate is None:
             raise RunError(
-                f"{path} does not say its sample rate, and with ratios {seen['RATIOS']} and {seen['NUM_QUANTIZERS']} codebooks it "
+                f"{path} does not say its sample rate, and with ratios {seen['RATIOS']} and {seen['NUM_QUANTIZERS']} "
+                "codebooks it "
                 "is none of Descript's own; give it with --config FILE, a file with the line 'sample_rate: 44100'"
             )
         notes.append(f"the file does not say its rate: {rate} Hz is assumed, as in Descript's codec of this size")
@@ -138,13 +143,15 @@ def settings_of_hub(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _sizes(state: Mapping[str, Tensor], path: Path) -> dict[str, Any]:
     """What the weights show, by our macros."""
-    ratios = []
+    ratios: list[int] = []
     while f"encoder.block.{len(ratios) + 1}.block.4.weight_v" in state:
         ratios.append(_shape(state, f"encoder.block.{len(ratios) + 1}.block.4", path)[2] // 2)
     pattern = re.compile(r"quantizer\.quantizers\.\d+\.codebook\.weight")
     books = [tuple(value.shape) for name, value in state.items() if pattern.fullmatch(name)]
     if not ratios or not books or len({size for size, _ in books}) != 1:
-        raise RunError(f"{path} has {len(ratios)} blocks in its encoder and {len(books)} codebooks of one size; is it whole?")
+        raise RunError(
+            f"{path} has {len(ratios)} blocks in its encoder and {len(books)} codebooks of one size; is it whole?"
+        )
     dims = [dim for _, dim in books]
     return {
         "CAPACITY": _shape(state, "encoder.block.0", path)[0],

@@ -48,13 +48,18 @@ def read(path: Path, choice: Choice) -> Imported:
     file = choose_file(path, choice.checkpoint, SUFFIXES)
     opened = open_weights(file)
     if "xp.cfg" in opened.content:
-        raise RunError(f"{file} is a checkpoint of AudioCraft, with its configuration inside; import it with --from audiocraft")
+        raise RunError(
+            f"{file} is a checkpoint of AudioCraft, with its configuration inside; import it with --from audiocraft"
+        )
     inside = opened.content.get("state_dict")
     state = with_old_weight_norm(tensors_of(inside if isinstance(inside, Mapping) else opened.content, file))
     if any(name.startswith("transformer.") for name in state):
-        raise RunError(f"{file} is encodec's language model over codes, no codec; import encodec_24khz-*.th or encodec_48khz-*.th")
+        raise RunError(
+            f"{file} is encodec's language model over codes, no codec; import encodec_24khz-*.th or encodec_48khz-*.th"
+        )
     check_family(state, file, family="encodec")
-    notes, record = [], []
+    notes: list[str] = []
+    record: list[str] = []
     if choice.config is None:
         settings, note = assumed(state, file)
         notes.append(note)
@@ -76,7 +81,8 @@ def assumed(state: Mapping[str, Tensor], path: Path) -> tuple[Settings, str]:
     net = seanet.net(state, "encoder", path)
     if net.true_skip and net.n_residual_layers:
         raise RunError(
-            f"{path} has residual blocks without a convolution in their shortcut, as AudioCraft's have: rate, causality and "
+            f"{path} has residual blocks without a convolution in their shortcut, as AudioCraft's have: rate, "
+            "causality and "
             "padding of such a codec cannot be told from its weights. Give its configuration with --config FILE"
         )
     kind = KINDS[net.norm == "time_group_norm"]
@@ -89,10 +95,11 @@ def assumed(state: Mapping[str, Tensor], path: Path) -> tuple[Settings, str]:
     settings = Settings(
         rate,
         {"encoder": half, "decoder": {**half, "trim_right_ratio": 1.0}},
-        model={**{"renormalize": False, "segment": None}, **kind["model"], "bandwidths": bandwidths},
+        model={"renormalize": False, "segment": None, **kind["model"], "bandwidths": bandwidths},
     )
     return settings, (
-        f"the file says nothing of it, so as in encodec's {rate // 1000} kHz model, whose normalisation it has, are assumed: "
+        f"the file says nothing of it, so as in encodec's {rate // 1000} kHz model, whose normalisation it has, are "
+        "assumed: "
         f"{rate} Hz, {'causal' if kind['causal'] else 'not causal'}, padding by reflection"
         f"{', each second divided by its loudness' if kind['model'] else ''} (--config FILE, or --override "
         "'SAMPLING_RATE = ...', for others)"

@@ -36,9 +36,11 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """What transformers' EncodecConfig takes where a file says nothing."""
 
-ADMINISTRATION = re.compile(r"_.*|architectures|model_type|dtype|torch_dtype|transformers_version|(id2label|label2id)|"
-                            r"(return|output|use)_.*|problem_type|is_encoder_decoder|chunk_size_feed_forward|.*token_id|"
-                            r"tie_.*|name_or_path|hop_length|frame_rate|num_quantizers|chunk_(length|stride)|codebook_nbits")  # fmt: skip
+ADMINISTRATION = re.compile(
+    r"_.*|architectures|model_type|(torch_)?dtype|transformers_version|id2label|label2id|(return|output|use)_.*|"
+    r"problem_type|is_encoder_decoder|chunk_size_feed_forward|.*token_id|tie_.*|name_or_path|hop_length|frame_rate|"
+    r"num_quantizers|chunk_length|chunk_stride|codebook_nbits|bits_per_codebook"
+)
 """Names in ``config.json`` that say nothing about the model, or what others say."""
 
 
@@ -54,7 +56,9 @@ def read(path: Path, choice: Choice) -> Imported:
         ConfigError: the configuration does not belong to the weights, or is of another model.
     """
     for index in path.glob("*.index.json") if path.is_dir() else ():
-        raise RunError(f"{path} keeps its weights in several files ({index.name}), which is not read; save them in one file")
+        raise RunError(
+            f"{path} keeps its weights in several files ({index.name}), which is not read; save them in one file"
+        )
     file = choose_file(path, choice.checkpoint, SUFFIXES)
     config_path = choice.config or file.parent / CONFIG_NAME
     if not config_path.is_file():
@@ -91,7 +95,8 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
     """
     if "upsampling_ratios" not in config and config.get("model_type") != "encodec":
         raise ConfigError(
-            f"{origin} describes no codec: it is neither AudioCraft's (sections encodec and seanet) nor that of an EncodecModel "
+            f"{origin} describes no codec: it is neither AudioCraft's (sections encodec and seanet) nor that of an "
+            "EncodecModel "
             "of transformers (model_type encodec)"
         )
     notes = [
@@ -120,4 +125,3 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
         origin=origin,
     )
     return settings, notes, []
-

@@ -49,17 +49,27 @@ def load_package(path: Path) -> dict[str, Any]:
         names = [name for name in archive.namelist() if name.endswith(".pth") and f"/{DATA}/" not in name]
         if len(names) != 1:
             raise RunError(
-                f"{path} is an archive of torch.package with {len(names)} objects, where one network was expected; save "
+                f"{path} is an archive of torch.package with {len(names)} objects, where one network was expected; "
+                "save "
                 "its state_dict with torch.save and import that"
             )
         replaced: set[str] = set()
         try:
             network = _unpickled(archive, names[0], replaced)
             state = _state_dict(network)
-        except (pickle.UnpicklingError, KeyError, ValueError, TypeError, AttributeError, EOFError, RuntimeError) as error:
+        except (
+            pickle.UnpicklingError,
+            KeyError,
+            ValueError,
+            TypeError,
+            AttributeError,
+            EOFError,
+            RuntimeError,
+        ) as error:
             raise RunError(
                 f"{path} is an archive of torch.package whose network cannot be read without running its code "
-                f"({type(error).__name__}: {error}); in the program that made it, save its state_dict with torch.save and "
+                f"({type(error).__name__}: {error}); in the program that made it, save its state_dict with torch.save "
+                "and "
                 "import that"
             ) from error
     metadata = network.state.get("metadata") if isinstance(network, Record) else None

@@ -3,7 +3,7 @@
 import json
 import math
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -44,7 +44,9 @@ def load_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         table = json.loads(content[8 : 8 + length])
     except (UnicodeDecodeError, json.JSONDecodeError, RecursionError) as error:
-        raise RunError(f"{path} is damaged: the table of its tensors cannot be read ({error}); copy it again") from error
+        raise RunError(
+            f"{path} is damaged: the table of its tensors cannot be read ({error}); copy it again"
+        ) from error
     if not isinstance(table, dict):
         raise RunError(f"{path} is damaged: the table of its tensors is one {type(table).__name__}; copy it again")
     data = memoryview(content)[8 + length :]
@@ -78,10 +80,11 @@ def _checked(entry: Any, name: str, path: Path) -> tuple[torch.dtype, list[int],
     size = math.prod(shape) * DTYPES[kind].itemsize
     if offsets[1] - offsets[0] != size:
         raise RunError(
-            f"{path} is damaged: {name} of shape {shape} needs {size} bytes, but its place has {offsets[1] - offsets[0]}"
+            f"{path} is damaged: {name} of shape {shape} needs {size} bytes, but its place has "
+            f"{offsets[1] - offsets[0]}"
         )
     return DTYPES[kind], shape, offsets[0], offsets[1]
 
 
-def _whole_numbers(value: Any) -> bool:
+def _whole_numbers(value: Any) -> TypeGuard[list[int]]:
     return isinstance(value, list) and all(type(number) is int and number >= 0 for number in value)

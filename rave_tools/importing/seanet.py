@@ -64,9 +64,12 @@ class Layers:
         for name, value in state.items():
             if match := pattern.fullmatch(name):
                 found.setdefault(int(match[1]), {})[match[2]] = value
-        self.layers = [found[index] for index in sorted(found)]
+        self.places = sorted(found)
+        self.layers = [found[index] for index in self.places]
         if len(self.layers) < 3:
-            raise RunError(f"{path} has no {half} of a SEANet: {len(self.layers)} layers {half}.model.*; is the file whole?")
+            raise RunError(
+                f"{path} has no {half} of a SEANet: {len(self.layers)} layers {half}.model.*; is the file whole?"
+            )
 
     def kind(self, index: int) -> str:
         """``conv``, ``convtr``, ``block`` or ``lstm``.
@@ -77,7 +80,9 @@ class Layers:
         kinds = {name.split(".", 1)[0] for name in self.layers[index]}
         kind = "block" if kinds <= {"block", "shortcut"} and "block" in kinds else next(iter(kinds))
         if kind not in ("conv", "convtr", "block", "lstm") or (len(kinds) > 1 and kind != "block"):
-            raise RunError(f"{self._path}: the {self.half} has a layer of {', '.join(sorted(kinds))}, which no SEANet has")
+            raise RunError(
+                f"{self._path}: the {self.half} has a layer of {', '.join(sorted(kinds))}, which no SEANet has"
+            )
         return kind
 
     def shape(self, index: int, *where: str) -> Sequence[int]:
@@ -119,7 +124,7 @@ def net(state: Mapping[str, Tensor], half: str, path: Path) -> Net:
     first, last = layers.shape(0, "conv", "conv"), layers.shape(len(kinds) - 1, "conv", "conv")
     ratios = [layers.shape(index, step, step)[2] // 2 for index in steps]
     narrow, wide = (first, last) if half == "encoder" else (last, first)
-    residual = {"residual_kernel_size": 3, "true_skip": True, "compress": 2}
+    residual: dict[str, Any] = {"residual_kernel_size": 3, "true_skip": True, "compress": 2}
     if blocks:
         inside = layers.shape(blocks[0], "block", "1", "conv", "conv")
         residual = {
@@ -145,19 +150,27 @@ def net(state: Mapping[str, Tensor], half: str, path: Path) -> Net:
 
 
 def _bare(kinds: Sequence[str], norms: Sequence[str | None], half: str) -> int:
-    """How many outer blocks, counted from the waveform, have no normalisation while the others have one."""
-    pairs = [(kind, norm) for kind, norm in zip(kinds, norms, strict=True) if kind != "lstm"]
+    """How many outer blocks have no normalisation while the others have one."""
+    blocks = outer_blocks(kinds, half)
+    bare = [all(norms[index] is None for index in block) for block in blocks]
+    return 0 if all(bare) else bare.index(False)
+
+
+def outer_blocks(kinds: Sequence[str], half: str) -> list[list[int]]:
+    """Positions of the layers that ``disable_norm_outer_blocks`` counts as one, from the waveform inwards.
+
+    The outermost convolutions are one each; between them, one is the residual layers and the step beside them.
+    """
+    order = [index for index, kind in enumerate(kinds) if kind != "lstm"]
     if half == "decoder":
-        pairs.reverse()
-    if all(norm is None for _, norm in pairs):
-        return 0
-    count = 0
-    for index, (kind, norm) in enumerate(pairs):
-        if norm is not None:
-            break
-        # A block of the count is the residual layers and the step beside them; the outermost convolutions are one each.
-        count += index in (0, len(pairs) - 1) or kind in ("conv", "convtr")
-    return count
+        order.reverse()
+    blocks: list[list[int]] = [[order[0]], []]
+    for index in order[1:-1]:
+        blocks[-1].append(index)
+        if kinds[index] in ("conv", "convtr"):
+            blocks.append([])
+    blocks[-1] = [order[-1]]
+    return blocks
 
 
 def codebooks(state: Mapping[str, Tensor], path: Path) -> Codebooks:
@@ -169,7 +182,9 @@ def codebooks(state: Mapping[str, Tensor], path: Path) -> Codebooks:
     pattern = re.compile(r"quantizer\.vq\.layers\.(\d+)\._codebook\.embed")
     tables = [value for name, value in state.items() if pattern.fullmatch(name)]
     if not tables or any(table.shape != tables[0].shape or table.ndim != 2 for table in tables):
-        raise RunError(f"{path} has {len(tables)} codebooks (quantizer.vq.layers.*._codebook.embed) of one size; is it whole?")
+        raise RunError(
+            f"{path} has {len(tables)} codebooks (quantizer.vq.layers.*._codebook.embed) of one size; is it whole?"
+        )
     return Codebooks(len(tables), tables[0].shape[0], tables[0].shape[1])
 
 
@@ -178,10 +193,25 @@ def folded(state: Mapping[str, Tensor]) -> bool:
     return not any(name.endswith((".weight_g", ".weight_orig", ".norm.weight")) for name in state)
 
 
-def take_apart(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """All convolutions of the nets with their weight as length and direction."""
-    names = [name for name, value in state.items() if name.endswith((".conv.weight", ".convtr.weight")) and value.ndim == 3]
-    return unfolded(state, names)
+def take_apart(state: Mapping[str, Tensor], path: Path, *, bare: Mapping[str, int]) -> dict[str, Tensor]:
+    """Convolutions of the nets with their weight as length and direction.
+
+    Args:
+        state: weights.
+        path: of the file, for errors.
+        bare: how many outer blocks of each half have no normalisation.
+    """
+    made = dict(state)
+    for half, count in bare.items():
+        layers = Layers(state, half, path)
+        kinds = [layers.kind(index) for index in range(len(layers.layers))]
+        left = {f"{half}.model.{layers.places[i]}." for block in outer_blocks(kinds, half)[:count] for i in block}
+        made = unfolded(made, [
+            name for name, value in state.items()
+            if name.startswith(half) and name.endswith((".conv.weight", ".convtr.weight")) and value.ndim == 3
+            and not name.startswith(tuple(left))
+        ])  # fmt: skip
+    return made
 
 
 def from_transformers(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -60,10 +60,14 @@ def choose_file(path: Path, name: str | None, suffixes: Sequence[str]) -> Path:
     found = sorted(item for item in path.iterdir() if item.suffix in suffixes and item.is_file())
     chosen = [item for item in found if name is None or name in item.name]
     if not chosen:
-        what = f"no file '{name}' of weights; it has {', '.join(item.name for item in found)}" if found else "no weights"
+        what = (
+            f"no file '{name}' of weights; it has {', '.join(item.name for item in found)}" if found else "no weights"
+        )
         raise RunError(f"{path} has {what} ({', '.join(suffixes)})")
     if len(chosen) > 1:
-        raise RunError(f"{path} has several files of weights, {', '.join(item.name for item in chosen)}; name one of them")
+        raise RunError(
+            f"{path} has several files of weights, {', '.join(item.name for item in chosen)}; name one of them"
+        )
     return chosen[0]
 
 
@@ -108,7 +112,9 @@ def tensors_of(content: Any, path: Path) -> dict[str, Tensor]:
         raise RunError(f"{path} holds no weights by name, but {held or 'nothing'}")
     for name, value in state.items():
         if value.is_floating_point() and not value.isfinite().all():
-            raise RunError(f"{path}: {name} holds numbers that are not finite; the file is damaged, or its training diverged")
+            raise RunError(
+                f"{path}: {name} holds numbers that are not finite; the file is damaged, or its training diverged"
+            )
     return state
 
 
@@ -133,7 +139,8 @@ def check_family(state: Mapping[str, Any], path: Path, *, family: str) -> None:
         return
     if found is None:
         raise RunError(
-            f"{path} is no codec that is known here: among its {len(state)} tensors are {', '.join(list(state)[:4])}; read "
+            f"{path} is no codec that is known here: among its {len(state)} tensors are {', '.join(list(state)[:4])}; "
+            "read "
             "are the codecs of encodec, audiocraft, transformers and descript-audio-codec"
         )
     raise RunError(f"{path} has weights as {found} names them, not {family}; import it with --from {found}")

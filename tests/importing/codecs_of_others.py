@@ -1,4 +1,4 @@
-"""Published codecs for the tests, unpacked from tests/fixtures/import/codecs, and written as their programs write them."""
+"""Published codecs for the tests, from tests/fixtures/import/codecs, written as their programs write them."""
 
 import io
 import json
@@ -64,7 +64,8 @@ def safetensors(state: dict[str, Tensor], metadata: dict[str, str] | None = None
     for name, value in state.items():
         content = value.contiguous().numpy().tobytes()
         table[name] = {
-            "dtype": TYPES[value.dtype], "shape": list(value.shape), "data_offsets": [len(data), len(data) + len(content)]
+            "dtype": TYPES[value.dtype], "shape": list(value.shape),
+            "data_offsets": [len(data), len(data) + len(content)],
         }  # fmt: skip
         data += content
     header = json.dumps(table).encode()
