@@ -53,10 +53,10 @@ def read(path: Path, choice: Choice) -> Imported:
             "--from of their program"
         )
     config, origin = _config(opened, choice)
+    settings, notes, record = settings_of(config, origin)
     state, which = _state(opened)
     state = with_old_weight_norm(state)
     check_family(state, file, family="encodec")
-    settings, notes, record = settings_of(config, origin)
     text, weights, more = describe(state, settings, file)
     return imported(opened, text, weights, program="audiocraft", notes=[*notes, *more], record=[which, *record])
 
