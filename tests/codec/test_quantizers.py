@@ -205,14 +205,14 @@ def test_revival_by_usage_fills_the_codebook(rows):
         codebook = EuclideanCodebook(4, 128, expiry=expiry)
         for step in range(100):
             vectors = torch.randn(rows, 4)
-            codebook.begin(vectors * 0.3)  # a first batch that says little about the others
+            codebook.begin(vectors * 0.01)  # a first batch that says nothing about the others
             codebook.follow(vectors, codebook.encode(vectors), step)
         return len(codebook.encode(torch.randn(8000, 4)).unique()) / 128, codebook
 
     share, codebook = used("usage")
     assert share > 0.95
     assert codebook.usage.statistics()["perplexity"] > 0.5 * 128
-    assert used("encodec")[0] < 0.5
+    assert used("encodec")[0] < 0.3
 
 
 def test_revival_by_count_throws_away_all_codes_for_ever_where_vectors_are_few():
@@ -282,6 +282,11 @@ def test_codes_as_a_host_sees_them():
     assert shown.equal(latent.codes.float())
     close(controls.hidden(shown), latent.z)
     close(torch.jit.script(Host(controls))(shown), latent.z)
+
+
+def test_of_equal_codes_the_first_is_chosen():
+    codes = torch.randn(20, 4).repeat(3, 1)
+    assert quantization.nearest(codes, codes).equal(torch.arange(60) % 20)
 
 
 def test_the_memory_of_kmeans_is_bounded(monkeypatch):

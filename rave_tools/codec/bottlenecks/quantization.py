@@ -11,6 +11,9 @@ from torch.nn import functional as F
 ROWS_AT_ONCE = 8192
 """Vectors compared with a codebook at once while it is made: 32 MB for 1,024 codes."""
 
+VECTORS_PER_CENTRE = 4
+"""Where there are less, centres are the vectors themselves, and nothing is left for the next codebook to stand on."""
+
 Expiry = Literal["count", "usage", "encodec", "none"]
 
 Watch = Callable[[Tensor, Tensor], Tensor]
@@ -35,7 +38,7 @@ class Quantized:
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Index of the closest code.
+    """Index of the closest code, the first of those that are equally close.
 
     Args:
         vectors: shape (n, D).
@@ -45,7 +48,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
         Shape (n,).
     """
     # |x - e|^2 without |x|^2, which is the same for all codes.
-    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).argmin(1)
+    # min is twice as fast as argmin on processors, and as sure to answer with the first.
+    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).min(1).indices
 
 
 def draw(vectors: Tensor, number: int) -> Tensor:
@@ -179,8 +183,11 @@ class EuclideanCodebook(nn.Module):
     What becomes of codes that hardly anything chooses is the `expiry`:
 
     - ``usage``: every `check_every` updates, codes whose running count is below `usage_ratio` of the mean count are
-      moved to vectors of the batch, no two to the same one, and counted as used as the mean. What counts as little is
-      relative, so it works with any number of vectors per batch (moshi, Défossez et al., 2024).
+      moved to vectors of the batch, no two to the same one (moshi, Défossez et al., 2024). What is little is relative,
+      so it works with any number of vectors per batch. While an encoder is young its latents wander away from codes,
+      so these have little time to be chosen: a moved code begins with `revived_usage` of the mean count (moshi: 1), the
+      placed ones with counts of a single update. A first batch of few vectors places few codes, the next checks place
+      the rest.
     - ``count``: in every update, codes whose running count is below `threshold_ema_dead_code` are moved. With few
       vectors per batch (less than the threshold for each code) they are moved for ever.
     - ``encodec``: EnCodec's and AudioCraft's update, step by step. There the same update overwrites the codes that
@@ -197,14 +204,14 @@ class EuclideanCodebook(nn.Module):
         epsilon: counts are smoothed by it.
         threshold_ema_dead_code: see ``count``; 0 for never.
         expiry: see above.
-        usage_ratio, check_every: see ``usage``.
+        usage_ratio, revived_usage, check_every: see ``usage``.
 
     Attributes:
         inited: 1 once the codes stand for something that was heard.
         usage: of the codes, for the logs.
 
     Raises:
-        ValueError: an expiry that does not exist.
+        ValueError: an expiry that does not exist, or revived codes that would be moved again at once.
     """
 
     inited: Tensor
@@ -224,11 +231,17 @@ class EuclideanCodebook(nn.Module):
         threshold_ema_dead_code: float = 2,
         expiry: Expiry = "count",
         usage_ratio: float = 0.1,
+        revived_usage: float = 0.15,
         check_every: int = 5,
     ) -> None:
         super().__init__()
         if expiry not in get_args(Expiry):
             raise ValueError(f"expiry of codes is {expiry!r}; it is one of {', '.join(get_args(Expiry))}")
+        if expiry == "usage" and revived_usage <= usage_ratio:
+            raise ValueError(
+                f"revived_usage is {revived_usage} of the mean count, but codes below {usage_ratio} of it are moved; "
+                "set revived_usage over usage_ratio"
+            )
         self.codebook_size = codebook_size
         self.kmeans_iters = kmeans_iters
         self.decay = decay
@@ -236,6 +249,7 @@ class EuclideanCodebook(nn.Module):
         self.threshold = threshold_ema_dead_code
         self.expiry = expiry
         self.usage_ratio = usage_ratio
+        self.revived_usage = revived_usage
         self.check_every = check_every
         embed = torch.zeros(codebook_size, dim)
         if not kmeans_init:
@@ -259,9 +273,15 @@ class EuclideanCodebook(nn.Module):
         """Place the codes among the vectors of a first batch, those of all processes, unless they have a place."""
         if bool(self.inited.all()):
             return
-        centres, counts = kmeans(from_all_processes(vectors), self.codebook_size, iterations=self.kmeans_iters)
-        self.embed.copy_(from_first_process(centres))
-        self.cluster_size.copy_(from_first_process(counts))
+        vectors = from_all_processes(vectors)
+        number = self.codebook_size
+        if self.expiry == "usage":
+            number = min(number, max(1, len(vectors) // VECTORS_PER_CENTRE))
+        centres, counts = kmeans(vectors, number, iterations=self.kmeans_iters)
+        self.embed.zero_()[:number] = from_first_process(centres)
+        self.cluster_size.zero_()[:number] = from_first_process(counts)
+        if self.expiry == "usage":
+            self.cluster_size.mul_(1 - self.decay)  # as if it had been the first of the updates
         self.embed_avg.copy_(self.embed)
         if self.expiry != "encodec":
             self.embed_avg.mul_(self.cluster_size[:, None])
@@ -298,7 +318,7 @@ class EuclideanCodebook(nn.Module):
             drawn = F.pad(draw(vectors, min(len(vectors), self.codebook_size)), (0, 1), value=1.0)
             drawn = from_first_process(F.pad(drawn, (0, 0, 0, self.codebook_size - len(drawn))))
             fresh = drawn[(dead.cumsum(0) - 1).clamp_min(0)]
-            self._revive(dead & (fresh[:, -1] > 0), fresh[:, :-1], usage)
+            self._revive(dead & (fresh[:, -1] > 0), fresh[:, :-1], self.revived_usage * usage)
 
     def _revive(self, dead: Tensor, fresh: Tensor, usage: Tensor | float) -> None:
         """Move codes: dead (S,), fresh (S, D), and how much they count as used."""
@@ -385,8 +405,8 @@ class ResidualVectorQuantization(nn.Module):
         dim: D.
         codebook_size: S.
         codebook_dim: of the codes, to which the vectors are projected; D without projections.
-        kmeans_init, kmeans_iters, decay, epsilon, threshold_ema_dead_code, expiry, usage_ratio, check_every: see
-            EuclideanCodebook.
+        kmeans_init, kmeans_iters, decay, epsilon, threshold_ema_dead_code, expiry, usage_ratio, revived_usage,
+            check_every: see EuclideanCodebook.
     """
 
     def __init__(
@@ -403,6 +423,7 @@ class ResidualVectorQuantization(nn.Module):
         threshold_ema_dead_code: float = 2,
         expiry: Expiry = "count",
         usage_ratio: float = 0.1,
+        revived_usage: float = 0.15,
         check_every: int = 5,
     ) -> None:
         super().__init__()
@@ -422,6 +443,7 @@ class ResidualVectorQuantization(nn.Module):
                     threshold_ema_dead_code=threshold_ema_dead_code,
                     expiry=expiry,
                     usage_ratio=usage_ratio,
+                    revived_usage=revived_usage,
                     check_every=check_every,
                 ),
                 dim=dim,

@@ -136,7 +136,7 @@ class ResidualVectorQuantizer(VariableCodebooks):
         decay: weight of the past in the running counts and sums.
         kmeans_init: place the codebooks by k-means.
         kmeans_iters: iterations of that.
-        threshold_ema_dead_code, expiry, usage_ratio, check_every: see EuclideanCodebook.
+        threshold_ema_dead_code, expiry, usage_ratio, revived_usage, check_every: see EuclideanCodebook.
         orthogonal_reg_weight: weight of how parallel the codes are. As in AudioCraft: codes that follow running means
             have no gradient, so it is a number in the logs and moves nothing.
         orthogonal_reg_active_codes_only: count only codes that the batch chose.
@@ -161,6 +161,7 @@ class ResidualVectorQuantizer(VariableCodebooks):
         threshold_ema_dead_code: float = 2,
         expiry: Expiry = "usage",
         usage_ratio: float = 0.1,
+        revived_usage: float = 0.15,
         check_every: int = 5,
         orthogonal_reg_weight: float = 0.0,
         orthogonal_reg_active_codes_only: bool = False,
@@ -185,6 +186,7 @@ class ResidualVectorQuantizer(VariableCodebooks):
             threshold_ema_dead_code=threshold_ema_dead_code,
             expiry=expiry,
             usage_ratio=usage_ratio,
+            revived_usage=revived_usage,
             check_every=check_every,
         )
 
