@@ -28,6 +28,7 @@ from dac.model.dac import DAC
 from encodec import EncodecModel
 from encodec.quantization import ResidualVectorQuantizer
 from omegaconf import OmegaConf
+from safetensors.torch import save
 from transformers import DacConfig, DacModel, EncodecConfig
 from transformers import EncodecModel as HubEncodec
 
@@ -219,7 +220,12 @@ def main(folder: Path) -> None:
         "model": {name: torch.zeros_like(value) for name, value in weights.items()}, "best_state": {"model": weights},
         "xp.cfg": config, "xp.sig": "0d1c2b3a", "history": [{"train": {"l1": 0.1}}],
     }, stream)  # fmt: skip
-    files = {"audiocraft_checkpoint.th": stream.getvalue(), "dac_weights.pth": saved}
+    numbers = torch.arange(10.0)
+    files = {
+        "audiocraft_checkpoint.th": stream.getvalue(),
+        "dac_weights.pth": saved,
+        "numbers.safetensors": save({"single": numbers.reshape(2, 5), "brain": numbers.bfloat16()}),
+    }
     for name, case in cases.items():
         stream = io.BytesIO()
         torch.save(case, stream)
