@@ -34,7 +34,7 @@ from transformers import EncodecModel as HubEncodec
 
 NETS = {"dimension": 12, "n_filters": 4, "ratios": [4, 2]}
 CODES = {"n_q": 4, "bins": 32}
-LENGTH = 403
+LENGTH = 400
 
 
 def state(module: nn.Module) -> dict[str, Tensor]:
@@ -200,7 +200,8 @@ def main(folder: Path) -> None:
         "encodec_48khz": make_encodec(channels=2, norm="time_group_norm", causal=False, normalize=True),
         "transformers_24khz": make_hub_encodec(),
         "transformers_32khz": make_hub_encodec(
-            sampling_rate=32000, use_causal_conv=False, use_conv_shortcut=False, pad_mode="reflect"
+            sampling_rate=32000, use_causal_conv=False, use_conv_shortcut=False, pad_mode="reflect",
+            target_bandwidths=[40.0, 80.0],
         ),
         "transformers_48khz": make_hub_encodec(
             sampling_rate=48000, audio_channels=2, use_causal_conv=False, norm_type="time_group_norm", normalize=True,

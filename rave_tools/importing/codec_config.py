@@ -111,6 +111,13 @@ def describe(state: Mapping[str, Tensor], settings: Settings, path: Path) -> tup
             own["codebook_dim"] = books.dim
         for name, value in {**settings.quantizer, **own}.items():
             bindings["", CODEBOOKS, name] = value
+        frame_rate = settings.sampling_rate / math.prod(macros["RATIOS"])
+        settings.model["bandwidths"], unpaid = _payable(settings.model["bandwidths"], books, frame_rate)
+        if unpaid:
+            notes.append(
+                f"NOT TAKEN: the bandwidths {', '.join(f'{kbps:g}' for kbps in unpaid)} kb/s: {books.n_q} codebooks of "
+                f"{books.bins} codes at {frame_rate:g} Hz cannot have them"
+            )
     for name, value in settings.model.items():
         bindings["", MODEL, name] = value
     return gin_text(BASES.get(settings.sampling_rate, BASE), macros, bindings), weights, notes
@@ -137,6 +144,15 @@ def compare(seen: Mapping[str, Any], given: Mapping[str, Any], origin: str, path
 def plain(value: Any) -> Any:
     """Values that mean the same become equal."""
     return list(value) if isinstance(value, (list, tuple)) else value
+
+
+def _payable(
+    bandwidths: Sequence[float], books: seanet.Codebooks, frame_rate: float
+) -> tuple[tuple[float, ...], list[float]]:
+    """Bandwidths that mean at least one codebook and no more than there are, and the others."""
+    one = math.log2(books.bins) * frame_rate / 1000
+    kept = tuple(kbps for kbps in bandwidths if 1 <= math.floor(kbps / one * (1 + 1e-6)) <= books.n_q)
+    return kept, [kbps for kbps in bandwidths if kbps not in kept]
 
 
 def fitting_bandwidths(bandwidths: Sequence[float], *, n_q: int, bins: int, frame_rate: float) -> tuple[float, ...]:

@@ -290,6 +290,13 @@ def test_a_continuous_codec_of_audiocraft(tmp_path):
     assert codec.num_codebooks == 0 and codec.latent_dim == 12
 
 
+def test_bandwidths_that_cannot_be_are_said(tmp_path, capsys):
+    theirs = hub(load("transformers_24khz"), tmp_path / "a", target_bandwidths=[3.0, 15.0, 60.0, 90.0])
+    assert bring("transformers", theirs, tmp_path / "ours") == 0
+    assert "NOT TAKEN: the bandwidths 3, 90 kb/s: 4 codebooks of 32 codes at 3000 Hz" in capsys.readouterr().out
+    assert opening.open_codec(str(tmp_path / "ours"))[0].bandwidths == (15.0, 60.0)
+
+
 def test_what_has_no_counterpart_is_listed(tmp_path, capsys):
     fixture = load("audiocraft")
     settings = yaml.safe_load(fixture["config"])
