@@ -25,8 +25,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     absl_flags.DEFINE_string("output", None, "folder of the new run", required=True, flag_values=flags)
     absl_flags.DEFINE_string(
         "checkpoint", None, "the file, or a folder that has it; beside --run: which of a folder's checkpoints, by a "
-        "part of "
-        "its name (default: the newest)", flag_values=flags,
+        "part of its name (default: the newest)", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
         "config", None, "its configuration, where it does not lie in the checkpoint or beside it", flag_values=flags

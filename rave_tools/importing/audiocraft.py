@@ -70,8 +70,7 @@ def _config(opened: Opened, choice: Choice) -> tuple[dict[str, Any], str]:
     if config is None:
         raise RunError(
             f"{opened.path} has no configuration ({CONFIG}), without which its rate and padding are unknown; give it "
-            "with "
-            "--config FILE (YAML), or, for weights of the encodec package, import with --from encodec"
+            "with --config FILE (YAML), or, for weights of the encodec package, import with --from encodec"
         )
     if isinstance(config, str):
         return parse_mapping(config, origin), origin
@@ -130,8 +129,7 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
         if solver in SOLVERS:
             raise ConfigError(
                 f"{origin} is of {SOLVERS[solver]} (solver {solver}), a model over codes and no codec; its codec lies "
-                "beside it "
-                "in compression_state_dict.bin"
+                "beside it in compression_state_dict.bin"
             )
         raise ConfigError(
             f"{origin} describes no compression model of AudioCraft: it has no sections encodec and seanet"

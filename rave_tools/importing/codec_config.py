@@ -25,14 +25,30 @@ HALVES = {
 }
 CODEBOOKS = "rave_tools.codec.bottlenecks.residual.ResidualVectorQuantizer"
 CONTINUOUS = "rave_tools.codec.bottlenecks.latent.Unquantized"
-SHARED = {"channels": "CHANNELS", "dimension": "LATENT_SIZE", "n_filters": "CAPACITY", "ratios": "RATIOS"}
-"""Arguments of both halves that are facts of the whole."""
+BALANCER = "rave_tools.criteria.combiners.Balancer"
+
+NETS = {
+    "channels": "CHANNELS", "dimension": "LATENT_SIZE", "n_filters": "CAPACITY", "ratios": "RATIOS",
+    "lstm": "LSTM_LAYERS", "norm": "NORM", "causal": "CAUSAL", "pad_mode": "PAD_MODE", "true_skip": "TRUE_SKIP",
+}  # fmt: skip
+QUANTIZER = {
+    "dimension": "LATENT_SIZE", "n_q": "NUM_QUANTIZERS", "bins": "CODEBOOK_SIZE", "q_dropout": "QUANTIZER_DROPOUT",
+}  # fmt: skip
+WHOLE = {"renormalize": "RENORMALIZE", "bandwidths": "BANDWIDTHS"}
+"""Arguments of the parts -> facts of the whole, which the file states once."""
+
+WITHOUT_CODES = {
+    "fullband_waveform_distance": Macro("WAVEFORM_WEIGHT"), "fullband_spectral_distance": Macro("SPECTRAL_WEIGHT"),
+    "adversarial": Macro("ADVERSARIAL_WEIGHT"), "feature_matching": Macro("FEATURE_MATCHING_WEIGHT"),
+}  # fmt: skip
+"""The losses of a codec that does not quantise."""
 
 BASES = {48000: "models/encodec_48khz.gin", 32000: "models/encodec_32khz.gin", 16000: "models/audiogen_codec_16khz.gin"}
 """Shipped configurations by rate, whose training a run goes on with."""
 BASE = "models/encodec_24khz.gin"
 
-FRESH = ("adversary.",)
+FRESH = ("adversary.", "combiner.")
+"""What training keeps beside the codec, and published files do not."""
 
 
 @dataclass
@@ -80,46 +96,42 @@ def describe(state: Mapping[str, Tensor], settings: Settings, path: Path) -> tup
         weights = seanet.take_apart(weights, path, bare=bare)
         notes.append(
             "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, "
-            "so "
-            "that training can go on with weight_norm as it began; the sound is the same to rounding"
+            "so that training can go on with weight_norm as it began; the sound is the same to rounding"
         )
     macros: dict[str, Any] = {"SAMPLING_RATE": settings.sampling_rate}
     bindings: dict[tuple[str, str, str], Any] = {}
+
+    def bind(target: str, arguments: Mapping[str, Any], facts: Mapping[str, str]) -> None:
+        for name, value in arguments.items():
+            stated = name in facts and macros.setdefault(facts[name], value) == value
+            bindings["", target, name] = Macro(facts[name]) if stated else value
+
     for half, target in HALVES.items():
         seen = seanet.net(weights, half, path).arguments()
         given = settings.halves[half]
         compare(seen, given, f"{settings.origin}, {half}", path)
-        for name, value in {**seen, **{key: item for key, item in given.items() if key not in seen}}.items():
-            macro = SHARED.get(name)
-            same = macro is not None and macros.setdefault(macro, value) == value
-            bindings["", target, name] = Macro(str(macro)) if same else value
+        bind(target, {**given, **seen}, NETS)
+    model = dict(settings.model)
     if settings.continuous:
+        size = macros["LATENT_SIZE"]
         bindings["", MODEL, "quantizer"] = Ours(CONTINUOUS)
         bindings["", CONTINUOUS, "dim"] = Macro("LATENT_SIZE")
-        size = macros["LATENT_SIZE"]
+        bindings["", BALANCER, "weights"] = WITHOUT_CODES
         weights.update(latent_pca=torch.eye(size), latent_mean=torch.zeros(size), fidelity=torch.zeros(size))
     else:
         books = seanet.codebooks(weights, path)
-        compare({"n_q": books.n_q, "bins": books.bins}, settings.quantizer, f"{settings.origin}, quantiser", path)
-        macros.update(NUM_QUANTIZERS=books.n_q, CODEBOOK_SIZE=books.bins)
-        own: dict[str, Any] = {
-            "dimension": Macro("LATENT_SIZE"),
-            "n_q": Macro("NUM_QUANTIZERS"),
-            "bins": Macro("CODEBOOK_SIZE"),
-        }
-        if books.dim != macros["LATENT_SIZE"]:
-            own["codebook_dim"] = books.dim
-        for name, value in {**settings.quantizer, **own}.items():
-            bindings["", CODEBOOKS, name] = value
+        sizes = {"n_q": books.n_q, "bins": books.bins}
+        compare(sizes, settings.quantizer, f"{settings.origin}, quantiser", path)
+        inside = {} if books.dim == macros["LATENT_SIZE"] else {"codebook_dim": books.dim}
+        bind(CODEBOOKS, {**settings.quantizer, "dimension": macros["LATENT_SIZE"], **sizes, **inside}, QUANTIZER)
         frame_rate = settings.sampling_rate / math.prod(macros["RATIOS"])
-        settings.model["bandwidths"], unpaid = _payable(settings.model["bandwidths"], books, frame_rate)
+        model["bandwidths"], unpaid = _payable(model["bandwidths"], books, frame_rate)
         if unpaid:
             notes.append(
                 f"NOT TAKEN: the bandwidths {', '.join(f'{kbps:g}' for kbps in unpaid)} kb/s: {books.n_q} codebooks of "
                 f"{books.bins} codes at {frame_rate:g} Hz cannot have them"
             )
-    for name, value in settings.model.items():
-        bindings["", MODEL, name] = value
+    bind(MODEL, model, WHOLE)
     return gin_text(BASES.get(settings.sampling_rate, BASE), macros, bindings), weights, notes
 
 

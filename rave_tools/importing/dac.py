@@ -104,8 +104,7 @@ def describe(
         weights = unfolded(weights, plain)
         notes.append(
             "the weights are not normalised: they are taken apart into length and direction, w = g v / |v| with v = w, "
-            "so "
-            "that training can go on as it began; the sound is the same to rounding"
+            "so that training can go on as it began; the sound is the same to rounding"
         )
     seen = _sizes(weights, path)
     codes = seen["CODEBOOK_DIM"]
@@ -119,8 +118,8 @@ def describe(
         if rate is None:
             raise RunError(
                 f"{path} does not say its sample rate, and with ratios {seen['RATIOS']} and {seen['NUM_QUANTIZERS']} "
-                "codebooks it "
-                "is none of Descript's own; give it with --config FILE, a file with the line 'sample_rate: 44100'"
+                "codebooks it is none of Descript's own; give it with --config FILE, a file with the line "
+                "'sample_rate: 44100'"
             )
         notes.append(f"the file does not say its rate: {rate} Hz is assumed, as in Descript's codec of this size")
     channels = _shape(weights, "encoder.block.0", path)[1]

@@ -82,8 +82,8 @@ def assumed(state: Mapping[str, Tensor], path: Path) -> tuple[Settings, str]:
     if net.true_skip and net.n_residual_layers:
         raise RunError(
             f"{path} has residual blocks without a convolution in their shortcut, as AudioCraft's have: rate, "
-            "causality and "
-            "padding of such a codec cannot be told from its weights. Give its configuration with --config FILE"
+            "causality and padding of such a codec cannot be told from its weights. Give its configuration with "
+            "--config FILE"
         )
     kind = KINDS[net.norm == "time_group_norm"]
     rate, books = kind["sampling_rate"], seanet.codebooks(state, path)
@@ -99,8 +99,7 @@ def assumed(state: Mapping[str, Tensor], path: Path) -> tuple[Settings, str]:
     )
     return settings, (
         f"the file says nothing of it, so as in encodec's {rate // 1000} kHz model, whose normalisation it has, are "
-        "assumed: "
-        f"{rate} Hz, {'causal' if kind['causal'] else 'not causal'}, padding by reflection"
+        f"assumed: {rate} Hz, {'causal' if kind['causal'] else 'not causal'}, padding by reflection"
         f"{', each second divided by its loudness' if kind['model'] else ''} (--config FILE, or --override "
         "'SAMPLING_RATE = ...', for others)"
     )

@@ -96,8 +96,7 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
     if "upsampling_ratios" not in config and config.get("model_type") != "encodec":
         raise ConfigError(
             f"{origin} describes no codec: it is neither AudioCraft's (sections encodec and seanet) nor that of an "
-            "EncodecModel "
-            "of transformers (model_type encodec)"
+            "EncodecModel of transformers (model_type encodec)"
         )
     notes = [
         f"NOT TAKEN: {name} = {value} in {origin}: it has no counterpart here"

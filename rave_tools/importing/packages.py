@@ -50,8 +50,7 @@ def load_package(path: Path) -> dict[str, Any]:
         if len(names) != 1:
             raise RunError(
                 f"{path} is an archive of torch.package with {len(names)} objects, where one network was expected; "
-                "save "
-                "its state_dict with torch.save and import that"
+                "save its state_dict with torch.save and import that"
             )
         replaced: set[str] = set()
         try:
@@ -69,8 +68,7 @@ def load_package(path: Path) -> dict[str, Any]:
             raise RunError(
                 f"{path} is an archive of torch.package whose network cannot be read without running its code "
                 f"({type(error).__name__}: {error}); in the program that made it, save its state_dict with torch.save "
-                "and "
-                "import that"
+                "and import that"
             ) from error
     metadata = network.state.get("metadata") if isinstance(network, Record) else None
     return {

@@ -140,8 +140,7 @@ def check_family(state: Mapping[str, Any], path: Path, *, family: str) -> None:
     if found is None:
         raise RunError(
             f"{path} is no codec that is known here: among its {len(state)} tensors are {', '.join(list(state)[:4])}; "
-            "read "
-            "are the codecs of encodec, audiocraft, transformers and descript-audio-codec"
+            "read are the codecs of encodec, audiocraft, transformers and descript-audio-codec"
         )
     raise RunError(f"{path} has weights as {found} names them, not {family}; import it with --from {found}")
 
