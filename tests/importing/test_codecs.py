@@ -231,7 +231,8 @@ def test_runs_play_and_training_goes_on(imported, name, sounds, tmp_path):
     moved = [name for name, value in before.part("codec").items() if not torch.equal(value, after.part("codec")[name])]
     assert any(name.startswith("encoder.") for name in moved) and any(name.startswith("decoder.") for name in moved)
     for name, value in before.part("codec").items():
-        torch.testing.assert_close(after.part("codec")[name], value, rtol=0.2, atol=0.1)
+        if not name.startswith("quantizer."):  # codebooks of few counts follow a batch in leaps
+            torch.testing.assert_close(after.part("codec")[name], value, rtol=0.01, atol=0.01)
 
 
 def test_musicgens_folder_gives_its_codec(tmp_path, capsys):
