@@ -47,7 +47,7 @@ STEREO = [
     "v2 wasserstein", "v2 spherical causal",
 ]  # fmt: skip
 THREE_CHANNELS = ["v2_small"]
-PARTS = {"rave", "rave_v2", "dac"}
+PARTS = {"rave", "rave_v2", "dac", "encodec", "audiocraft_codec"}
 
 # Not frozen in phase 2, as in acids-rave.
 LEARNING_ENCODERS = {"discrete", "discrete_v3", "spherical"}
@@ -76,7 +76,8 @@ def test_every_file_is_tested_here() -> None:
     shipped = {path.stem for path in CONFIGS.rglob("*.gin") if path.parent.name not in ("augment", "prior")}
     here = PARTS | {word for names in [*MODELS, *RECIPES, *MIXED] for word in names.split()}
     assert here <= shipped
-    beside = [Path(__file__).with_name("test_configs_criteria.py"), Path(__file__).parent / "codec" / "test_dac.py"]
+    beside = [Path(__file__).with_name("test_configs_criteria.py")]
+    beside += [Path(__file__).parent / "codec" / name for name in ("test_dac.py", "test_seanet.py")]
     assert not shipped - here - {word for path in beside if path.exists() for word in strings_in(path)}
 
 

@@ -4,7 +4,7 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.contracts import Latent
-from rave_tools.nn.recurrent import GRU
+from rave_tools.nn.recurrent import GRU, LSTM
 from rave_tools.nn.streaming import Streamable
 
 FAINT = 1e-6
@@ -135,7 +135,7 @@ class Autoencoder(nn.Module, Streamable):
         """
         was_training = self.training
         self.eval()
-        recurrent = [module for module in self.modules() if isinstance(module, GRU)]
+        recurrent = [module for module in self.modules() if isinstance(module, (GRU, LSTM))]
         for layer in recurrent:
             layer.forgetful = not recurrence
         faint = FAINT if recurrent and recurrence else 0.0

@@ -24,7 +24,7 @@ from rave_tools.export.step import TEMPERATURE, Turnable, find_state, run_chain,
 from rave_tools.nn.activations import shifted_power_sigmoid
 from rave_tools.nn.noise import amplitudes_to_impulse_response
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
-from rave_tools.nn.recurrent import GRU
+from rave_tools.nn.recurrent import GRU, LSTM
 
 METHODS = ("encode", "decode", "forward")
 
@@ -260,9 +260,10 @@ def refuse_recurrence(step: PureStep) -> None:
         UserError: names the layer and the mend.
     """
     for name, module in step.parts.named_modules():
-        if isinstance(module, GRU):
+        if isinstance(module, (GRU, LSTM)):
+            kind = "GRU (hybrid.gin)" if isinstance(module, GRU) else "LSTM"
             raise UserError(
-                f"{name or 'the model'} is a {type(module).__name__} (hybrid.gin), whose steps in time a graph writes "
+                f"{name or 'the model'} is a {kind}, whose steps in time a graph writes "
                 f"out one by one: blocks need a fixed length, for example --block {step.facts.hop}"
             )
 
