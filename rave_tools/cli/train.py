@@ -27,7 +27,7 @@ DATA_FLAGS = (
 )  # fmt: skip
 # Flags that belong to the run and are saved in its configuration; those of the machine are not.
 RUN_FLAGS = ("max_steps", "val_every", "save_every", "ema", "precision", "accumulate")
-MACHINE_FLAGS = ("compile", "smoke_test", "estimate", "log_every", "save_minutes")
+MACHINE_FLAGS = ("compile", "smoke_test", "estimate", "log_every", "save_minutes", "wandb", "wandb_project")
 PRECISIONS = {"32": "32", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed", "16": "16-mixed", "16-mixed": "16-mixed"}
 
 
@@ -68,6 +68,11 @@ def define(flags: absl_flags.FlagValues) -> None:
     switch("normalize", False, "train on normalised windows", **where)
     absl_flags.DEFINE_list("rand_pitch", None, "random speed between two factors, as 0.7,1.3", **where)
     number("seed", 0, "of weights, data order and noise", **where)
+    absl_flags.DEFINE_enum(
+        "wandb", "off", ["off", "auto", "online", "offline"],
+        "show the run in Weights & Biases too (extra 'wandb'); auto takes what is installed and logged in", **where
+    )  # fmt: skip
+    string("wandb_project", "rave_tools", "name of the project in Weights & Biases", **where)
     switch("progress", True, "draw a bar on a terminal; otherwise a line now and then", **where)
     switch("estimate", True, "measure memory and time of all phases first", **where)
     switch("smoke_test", False, "a few updates of everything, to see whether it works", **where)
@@ -87,6 +92,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     folder = _folder(flags, opened, first=first)
     model = open_model(flags["model"].value, resuming=opened is not None, report=report)
     loaded = _configuration(flags, opened, model, values["db_path"], report)
+    values |= _data_of_the_configuration(flags, opened, loaded)
     if model is not None and not flags["n_signal"].present:
         values["n_signal"] = max(values["n_signal"], window(loaded, model))
     settings = {name: flags[name].value for name in RUN_FLAGS if flags[name].present}
@@ -163,6 +169,19 @@ def _data_values(flags: absl_flags.FlagValues, opened: "OpenedRun | None") -> di
     if values["rand_pitch"]:
         values["rand_pitch"] = _pitch(values["rand_pitch"])
     return values
+
+
+def _data_of_the_configuration(
+    flags: absl_flags.FlagValues, opened: "OpenedRun | None", loaded: "Config"
+) -> dict[str, Any]:
+    """What a recipe says of the data, where neither a flag nor the resumed run does."""
+    from ..config import DATA_MACROS
+
+    saved = opened.facts.get("flags", {}) if opened is not None else {}
+    free = {name: name.lower() for name in DATA_MACROS if loaded.has_macro(name)}
+    return {
+        flag: loaded.macro(macro) for macro, flag in free.items() if not flags[flag].present and flag not in saved
+    }
 
 
 def _pitch(words: list[Any]) -> list[float]:

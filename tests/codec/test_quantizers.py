@@ -175,6 +175,9 @@ def test_dropout_draws_the_bandwidths_from_the_seed():
     draws = [draw(seed) for seed in range(30)]
     assert set(draws) == {1, 2, 8}
     assert draws == [draw(seed) for seed in range(30)]
+    with torch.no_grad():
+        assert draws == [draw(seed) for seed in range(30)], "in the discriminator's turn too"
+    assert quantizer(torch.ones(1, 4, 20), deterministic=True).codes.shape[1] == 8
     quantizer.set_dropout_codebooks([])
     assert {draw(seed) for seed in range(60)} == set(range(1, 9))
     quantizer.set_num_codebooks(3)

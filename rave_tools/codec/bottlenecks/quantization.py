@@ -98,9 +98,14 @@ def kmeans(vectors: Tensor, clusters: int, *, iterations: int) -> tuple[Tensor, 
     return centres, counts
 
 
+def in_company() -> bool:
+    """Whether several processes train together."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def from_first_process(tensor: Tensor) -> Tensor:
     """The first process's numbers, in every process."""
-    if distributed.is_available() and distributed.is_initialized():
+    if in_company():
         tensor = tensor.contiguous()
         distributed.broadcast(tensor, 0)
     return tensor
@@ -108,7 +113,7 @@ def from_first_process(tensor: Tensor) -> Tensor:
 
 def from_all_processes(rows: Tensor) -> Tensor:
     """The rows of all processes in every process, those of the first one first; they may differ in number."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not in_company():
         return rows
     own = torch.tensor([rows.shape[0]], device=rows.device)
     counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
@@ -123,7 +128,7 @@ def from_all_processes(rows: Tensor) -> Tensor:
 
 def over_processes(tensor: Tensor) -> Tensor:
     """The sum over all processes, in every process."""
-    if distributed.is_available() and distributed.is_initialized():
+    if in_company():
         distributed.all_reduce(tensor)
     return tensor
 
@@ -361,12 +366,15 @@ class VectorQuantization(nn.Module):
         """What each code stands for: (S, D)."""
         return self.project_out(self.codebook.embed)
 
-    def quantize(self, vectors: Tensor, *, learn: bool, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def quantize(
+        self, vectors: Tensor, *, learn: bool, placed: bool = False, step: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose codes, and let the codebook follow.
 
         Args:
             vectors: shape (n, D).
             learn: whether the codebook begins, or moves.
+            placed: whether the codebook is known to have begun, which a device would have to be asked for.
             step: number of the update, see EuclideanCodebook.follow.
 
         Returns:
@@ -375,7 +383,7 @@ class VectorQuantization(nn.Module):
         """
         vectors = self.project_in(vectors)
         heard = vectors.detach()
-        if learn:
+        if learn and not placed:
             self.codebook.begin(heard)
         indices = self.codebook.encode(heard)
         chosen = self.codebook.decode(indices)
@@ -452,6 +460,11 @@ class ResidualVectorQuantization(nn.Module):
         )
 
     @property
+    def projected(self) -> bool:
+        """Whether vectors are compared with the codes in another space than their own."""
+        return any(layer.projected for layer in self.layers)
+
+    @property
     def ready(self) -> bool:
         """Whether every codebook stands for something that was heard."""
         return bool(torch.cat([layer.codebook.inited for layer in self.layers]).all())
@@ -478,8 +491,9 @@ class ResidualVectorQuantization(nn.Module):
         """
         rest, total = vectors, torch.zeros_like(vectors)
         indices, commitments, watched = [], [], []
+        placed = learn and self.ready
         for layer in self.layers[:levels]:
-            chosen, choice, commitment = layer.quantize(rest, learn=learn, step=step)
+            chosen, choice, commitment = layer.quantize(rest, learn=learn, placed=placed, step=step)
             rest = rest - chosen
             if first_alone:
                 rest = rest.detach()
@@ -488,7 +502,7 @@ class ResidualVectorQuantization(nn.Module):
             commitments.append(commitment)
             if watch is not None:
                 watched.append(watch(layer.codebook.embed, choice))
-        if not any(layer.projected for layer in self.layers):
+        if not self.projected:
             total = straight_through(vectors, total)
         return Quantized(
             total, torch.stack(indices), torch.stack(commitments), torch.stack(watched) if watched else vectors[:0, 0]
@@ -496,7 +510,9 @@ class ResidualVectorQuantization(nn.Module):
 
     @torch.no_grad()
     def begin(self, vectors: Tensor) -> None:
-        """Place all codebooks, each among what the ones before leave of vectors (n, D)."""
+        """Place all codebooks, each among what the ones before leave of vectors (n, D), unless they have a place."""
+        if self.ready:
+            return
         for layer in self.layers:
             layer.codebook.begin(layer.project_in(vectors))
             vectors = vectors - layer.decode(layer.encode(vectors))
