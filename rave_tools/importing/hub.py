@@ -36,6 +36,9 @@ DEFAULTS: Mapping[str, Any] = {
 }  # fmt: skip
 """What transformers' EncodecConfig takes where a file says nothing."""
 
+DAC_IMPLIED = ("upsampling_ratios", "commitment_loss_weight", "codebook_loss_weight")
+"""What the ratios say already, and weights of losses, which the shipped configuration has."""
+
 ADMINISTRATION = re.compile(
     r"_.*|architectures|model_type|(torch_)?dtype|transformers_version|id2label|label2id|(return|output|use)_.*|"
     r"problem_type|is_encoder_decoder|chunk_size_feed_forward|.*token_id|tie_.*|name_or_path|hop_length|frame_rate|"
@@ -79,6 +82,7 @@ def read(path: Path, choice: Choice) -> Imported:
     if kind == "dac":
         weights = dac.from_transformers(state)
         text, weights, more = dac.describe(weights, dac.settings_of_hub(config), file, origin=str(config_path))
+        notes += _untaken(config, (*dac.HUB, *DAC_IMPLIED), str(config_path))
         record: list[str] = []
     else:
         settings, unknown, record = settings_of(config, str(config_path))
@@ -98,11 +102,7 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
             f"{origin} describes no codec: it is neither AudioCraft's (sections encodec and seanet) nor that of an "
             "EncodecModel of transformers (model_type encodec)"
         )
-    notes = [
-        f"NOT TAKEN: {name} = {value} in {origin}: it has no counterpart here"
-        for name, value in config.items()
-        if name not in NET_ARGUMENTS and name not in OTHERS and not ADMINISTRATION.fullmatch(name)
-    ]
+    notes = _untaken(config, (*NET_ARGUMENTS, *OTHERS), origin)
     full = {**DEFAULTS, **config}
     net = {ours: full[theirs] for theirs, ours in NET_ARGUMENTS.items()}
     net.update(true_skip=not full["use_conv_shortcut"], norm_params={})
@@ -124,3 +124,12 @@ def settings_of(config: Mapping[str, Any], origin: str) -> tuple[Settings, list[
         origin=origin,
     )
     return settings, notes, []
+
+
+def _untaken(config: Mapping[str, Any], names: tuple[str, ...], origin: str) -> list[str]:
+    """Notes about what a configuration says beside the names that are known."""
+    return [
+        f"NOT TAKEN: {name} = {value} in {origin}: it has no counterpart here"
+        for name, value in config.items()
+        if name not in names and not ADMINISTRATION.fullmatch(name)
+    ]

@@ -298,6 +298,25 @@ def test_bandwidths_that_cannot_be_are_said(tmp_path, capsys):
     assert opening.open_codec(str(tmp_path / "ours"))[0].bandwidths == (15.0, 60.0)
 
 
+@torch.no_grad()
+def test_odd_ratios_of_dac_lose_samples_only_when_asked_to(tmp_path, capsys):
+    fixture = torch.load(FOLDER.parents[1] / "dac.pt", weights_only=True)["odd"]
+    theirs = write(tmp_path / "a.pth", fixture["state"])
+    (tmp_path / "a.json").write_text('{"sample_rate": 16000}')
+    words = ["--config", str(tmp_path / "a.json")]
+    assert bring("dac", theirs, tmp_path / "whole", *words) == 0
+    assert "the original loses the last samples of a sound, here they are kept" in capsys.readouterr().out
+    assert bring("dac", theirs, tmp_path / "ours", *words, "--override", "DACDecoder.whole = False") == 0
+    length = fixture["audio"].shape[-1]
+    for folder, compared in (("ours", length), ("whole", length - 600)):
+        codec, _ = opening.open_codec(str(tmp_path / folder))
+        latent = codec.encode(fixture["x"], deterministic=True)
+        assert torch.equal(latent.codes, fixture["codes"].long())
+        heard = codec.decode_latent(latent)
+        assert heard.shape == fixture["x"].shape
+        torch.testing.assert_close(heard[..., :compared], fixture["audio"][..., :compared], rtol=0, atol=1e-5)
+
+
 def test_what_has_no_counterpart_is_listed(tmp_path, capsys):
     fixture = load("audiocraft")
     settings = yaml.safe_load(fixture["config"])
@@ -307,6 +326,10 @@ def test_what_has_no_counterpart_is_listed(tmp_path, capsys):
     assert bring("audiocraft", theirs, tmp_path / "ours") == 0
     said = capsys.readouterr().out
     assert "NOT TAKEN: seanet.encoder.attention = 3" in said and "NOT TAKEN: rvq.rotation = True" in said
+    odd = hub(load("transformers_dac"), tmp_path / "b", attention=3)
+    assert bring("transformers", odd, tmp_path / "b_ours") == 0
+    said = capsys.readouterr().out
+    assert "NOT TAKEN: attention = 3 in" in said and said.count("NOT TAKEN") == 1
     assert "section optim of" in (tmp_path / "ours" / "import.txt").read_text()
 
 
