@@ -291,6 +291,18 @@ def test_a_continuous_codec_of_audiocraft(tmp_path):
     assert codec.num_codebooks == 0 and codec.latent_dim == 12
 
 
+def test_generate_points_to_the_import(tmp_path, sounds, capsys):
+    words = ["--input", str(sounds), "--out_path", str(tmp_path / "o")]
+    for name, path in (
+        ("encodec", write(tmp_path / "a.th", load("encodec_24khz")["state"])),
+        ("audiocraft", exported(load("audiocraft"), tmp_path / "b.bin")),
+        ("dac", unpack("dac_weights.pth", tmp_path / "c.pth")),
+    ):
+        assert main(["generate", "--model", str(path), *words]) == 1
+        said = capsys.readouterr().err
+        assert f"--checkpoint {path}" in said and name in said and said.count("\n") == 1
+
+
 def test_bandwidths_that_cannot_be_are_said(tmp_path, capsys):
     theirs = hub(load("transformers_24khz"), tmp_path / "a", target_bandwidths=[3.0, 15.0, 60.0, 90.0])
     assert bring("transformers", theirs, tmp_path / "ours") == 0
