@@ -35,7 +35,8 @@ EXTRAS = {
     "metrics": ["pesq>=0.0.4", "pystoi>=0.4"],
     "export": ["onnx>=1.16", "onnxruntime>=1.17", "onnxscript>=0.3"],
     "neutone": ["neutone-sdk>=1.5.2"],
-    "cluster": ["submitit>=1.5", "wandb>=0.16"],
+    "wandb": ["wandb>=0.16"],
+    "cluster": ["submitit>=1.5"],
     "dev": ["pytest>=8.0", "pytest-xdist>=3.5", "ruff>=0.4", "mypy>=1.10", "types-PyYAML>=6.0", "setuptools>=68"],
 }
 EXTRAS["dev"] += EXTRAS["export"]

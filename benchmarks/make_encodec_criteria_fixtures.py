@@ -34,7 +34,7 @@ from audiocraft.losses import (
 )
 from audiotools import AudioSignal
 from dac.model.discriminator import Discriminator
-from dac.nn.loss import MelSpectrogramLoss
+from dac.nn.loss import GANLoss, MelSpectrogramLoss
 from torch import Tensor, nn
 
 EVERY = 61
@@ -139,10 +139,24 @@ def make_encodec_descript() -> dict[str, Any]:
     model = Discriminator(periods=[], fft_sizes=[64], bands=[(0.0, 0.5), (0.5, 1.0)])
     shapes = {name: list(value.shape) for name, value in model.state_dict().items()}
     model.load_state_dict(by_rule(shapes))
-    x = draw(2, 1, 503, seed=2)
+    x, y = draw(2, 1, 503, seed=2), draw(2, 1, 503, seed=3)
     with torch.no_grad():
         maps = model(x)
-    return {"every": EVERY, "shapes": shapes, "x": x, "maps": [[some(m) for m in scale] for scale in maps]}
+    game, real = GANLoss(model), AudioSignal(x, 44100)
+    fake = AudioSignal(y.clone().requires_grad_(), 44100)
+    adversarial, features = game.generator_loss(fake, real)
+    return {
+        "every": EVERY,
+        "shapes": shapes,
+        "x": x,
+        "y": y,
+        "maps": [[some(m) for m in scale] for scale in maps],
+        "discriminator": game.discriminator_loss(fake, real).detach(),
+        "adversarial": adversarial.detach(),
+        "adversarial_gradient": some(torch.autograd.grad(adversarial, fake.audio_data, retain_graph=True)[0]),
+        "feature_matching": features.detach(),
+        "feature_matching_gradient": some(torch.autograd.grad(features, fake.audio_data)[0]),
+    }
 
 
 def by_rule(shapes: dict[str, list[int]]) -> dict[str, Tensor]:

@@ -39,6 +39,9 @@ from .errors import ConfigError, UserError
 AUGMENTATION = "AUGMENTATION"
 """The macro that says what happens to training crops; the command builds it beside the entrance."""
 
+N_SIGNAL, BATCH = "N_SIGNAL", "BATCH"
+"""The macros that say which window and batch runs of a configuration take, where no flag says it."""
+
 __all__ = ["Config", "ConfigError", "differences", "load", "statements"]
 
 
@@ -214,8 +217,9 @@ class Config:
         return config_graph.unread(self.stages, self.bindings, self.roots(function), given)
 
     def roots(self, function: Callable[..., Any]) -> list[tuple[tuple[str, ...], Target]]:
-        """Where reading begins: the entrance, and the augmentation of the data where there is one."""
-        return [((), self._named(function)), *([((AUGMENTATION,), MACRO)] if self.has_macro(AUGMENTATION) else [])]
+        """Where reading begins: the entrance, and what the command reads for the data where there is such a macro."""
+        given = [name for name in (AUGMENTATION, N_SIGNAL, BATCH) if self.has_macro(name)]
+        return [((), self._named(function)), *(((name,), MACRO) for name in given)]
 
     def check_unused(self, function: Callable[..., Any], given: Collection[str] = ()) -> None:
         """Refuse bindings that have no effect: misspelt macros and scopes, and parts that are not in use.

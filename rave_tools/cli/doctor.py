@@ -210,28 +210,29 @@ def _anatomy(
     from ..training.condition import check_latency, check_latents, check_window
 
     values = dict(opened.facts.get("flags", {}))
-    sound, why = _sound(values, config) if use_data else (None, "not asked for (--nodata)")
-    where = f"validation sound in {values.get('db_path')}" if sound is not None else "the checkpoint"
+    sound, why = _sound(values, config, opened.path.parent.parent) if use_data else (None, "not asked for (--nodata)")
+    where = f"validation sound in {_place(values)}" if sound is not None else "the checkpoint"
     findings = check_latents(wrapper.codec, sound, why_none=why, where=where)
     findings += check_window(wrapper, values.get("n_signal"), opened.facts.get("receptive_field"))
     return findings + check_latency(wrapper.codec)
 
 
-def _sound(values: dict[str, Any], config: "Config") -> "tuple[list[Tensor] | None, str]":
-    """Validation audio of the run's own database, and why there is none."""
-    from ..data.datamodule import AudioDataModule
+def _place(values: dict[str, Any]) -> str | None:
+    """Where the run's sound is: its database, or the first of its folders."""
+    return values.get("db_path") or next(iter(values.get("audio_path") or ()), None)
 
-    place = values.get("db_path")
+
+def _sound(values: dict[str, Any], config: "Config", run: Path) -> "tuple[list[Tensor] | None, str]":
+    """Validation audio of the run's own database, and why there is none."""
+    from . import training_data
+
+    place = _place(values)
     if not place:
         return None, "the checkpoint does not say its database"
-    if not Path(place).is_dir():
+    if not Path(place).exists():
         return None, f"the run's database {place} is not here"
     try:
-        data = AudioDataModule(
-            place, n_signal=values["n_signal"], batch=1, sampling_rate=config.macro("SAMPLING_RATE"),
-            channels=config.macro("CHANNELS"), workers=0, seed=values.get("seed", 0),
-            derivative=bool(values.get("derivative")), normalize=bool(values.get("normalize")),
-        )  # fmt: skip
+        data = training_data.build({**values, "augment": []}, config, workers=0, run=run, batch=1)
         batches = [batch.audio for batch, _ in zip(data.val_dataloader(), range(MOST_SOUND), strict=False)]
         data.teardown()
     except (UserError, OSError, KeyError) as error:

@@ -3,31 +3,25 @@
 import os
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from . import usage
+from . import training_data, usage
 from .prior_training import DEFAULT_PRIOR, TrainedCodec, load_configuration, open_model, window
 
 if TYPE_CHECKING:
     from ..config import Config
-    from ..data.datamodule import AudioDataModule
     from ..runs import OpenedRun, RunDirectory
 
 HELP = "train a codec, or a prior on a codec's latents, on a database made by rave_tools preprocess"
 DEFAULT_CONFIG = "v2"
 
-# Flags that say what the data are like; a resumed run keeps its own unless they are given again.
-DATA_FLAGS = (
-    "db_path", "n_signal", "batch", "seed", "augment", "derivative", "normalize", "rand_pitch",
-)  # fmt: skip
 # Flags that belong to the run and are saved in its configuration; those of the machine are not.
 RUN_FLAGS = ("max_steps", "val_every", "save_every", "ema", "precision", "accumulate")
-MACHINE_FLAGS = ("compile", "smoke_test", "estimate", "log_every", "save_minutes")
+MACHINE_FLAGS = ("compile", "smoke_test", "estimate", "log_every", "save_minutes", "wandb", "wandb_project")
 PRECISIONS = {"32": "32", "bf16": "bf16-mixed", "bf16-mixed": "bf16-mixed", "16": "16-mixed", "16-mixed": "16-mixed"}
 
 
@@ -39,7 +33,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     where = {"flag_values": flags}
     string("name", None, "name of the run: its folder in --out_path", **where)
-    string("db_path", None, "database made by rave_tools preprocess", **where)
+    training_data.define(flags)
     string("out_path", "runs", "folder of the runs", **where)
     several("config", [DEFAULT_CONFIG], "configuration, then others to apply over it", **where)
     string("model", None, "run folder or checkpoint of a trained codec, to train a prior on its latents", **where)
@@ -53,7 +47,7 @@ def define(flags: absl_flags.FlagValues) -> None:
     number("n_signal", 131072, "samples of a training window", **where)
     number("batch", 8, "windows per batch, for each device", **where)
     number("accumulate", 1, "batches whose gradients make one update", **where)
-    number("channels", 0, "channels of the model; 0 takes those of the database", **where)
+    number("channels", 0, "channels of the model; 0: of the database, or, with --audio_path, its own", **where)
     string("resume", None, "run folder or checkpoint to go on from, where it stopped", **where)
     string("ckpt", None, "the same as --resume", **where)
     string("init_from", None, "run folder or checkpoint whose weights to begin with, as far as they fit", **where)
@@ -68,6 +62,11 @@ def define(flags: absl_flags.FlagValues) -> None:
     switch("normalize", False, "train on normalised windows", **where)
     absl_flags.DEFINE_list("rand_pitch", None, "random speed between two factors, as 0.7,1.3", **where)
     number("seed", 0, "of weights, data order and noise", **where)
+    absl_flags.DEFINE_enum(
+        "wandb", "off", ["off", "auto", "online", "offline"],
+        "show the run in Weights & Biases too (extra 'wandb'); auto takes what is installed and logged in", **where
+    )  # fmt: skip
+    string("wandb_project", "rave_tools", "name of the project in Weights & Biases", **where)
     switch("progress", True, "draw a bar on a terminal; otherwise a line now and then", **where)
     switch("estimate", True, "measure memory and time of all phases first", **where)
     switch("smoke_test", False, "a few updates of everything, to see whether it works", **where)
@@ -83,10 +82,11 @@ def run(flags: absl_flags.FlagValues) -> int:
     first = os.environ.get("LOCAL_RANK", "0") == "0"
     report = _say if first else _say_nothing
     opened = _opened(flags)
-    values = _data_values(flags, opened)
+    values = training_data.data_values(flags, opened)
     folder = _folder(flags, opened, first=first)
     model = open_model(flags["model"].value, resuming=opened is not None, report=report)
-    loaded = _configuration(flags, opened, model, values["db_path"], report)
+    loaded = _configuration(flags, opened, model, values, report)
+    training_data.take_macros(values, flags, opened, loaded)
     if model is not None and not flags["n_signal"].present:
         values["n_signal"] = max(values["n_signal"], window(loaded, model))
     settings = {name: flags[name].value for name in RUN_FLAGS if flags[name].present}
@@ -97,7 +97,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     _check_precision(settings.get("precision", "32"), machine["accelerator"])
     text = loaded.operative(train, **settings)
     facts = _facts(values, model, opened)
-    data = _data(values, loaded, flags["workers"].value)
+    data = training_data.build(values, loaded, workers=flags["workers"].value, run=folder.path)
     torch.manual_seed(values["seed"])
     if first:
         folder.create()
@@ -114,7 +114,7 @@ def run(flags: absl_flags.FlagValues) -> int:
             resume=None if opened is None else {**opened.extra, "state_dict": opened.state_dict},
             init_from=_initial(flags),
             codec=None if model is None else model.weights,
-            listen=_listener(values, data),
+            listen=training_data.listener(values, data),
             progress=flags["progress"].value and sys.stderr.isatty() and first,
             report=report,
             **settings,
@@ -151,28 +151,6 @@ def _opened(flags: absl_flags.FlagValues) -> "OpenedRun | None":
     return open_run(path) if path else None
 
 
-def _data_values(flags: absl_flags.FlagValues, opened: "OpenedRun | None") -> dict[str, Any]:
-    """Values of the data flags: as given, else as the resumed run had them, else the defaults."""
-    saved: Mapping[str, Any] = opened.facts.get("flags", {}) if opened is not None else {}
-    values = {
-        name: flags[name].value if flags[name].present or name not in saved else saved[name] for name in DATA_FLAGS
-    }
-    if not values["db_path"]:
-        raise UserError("--db_path is required: a database made by rave_tools preprocess")
-    values["db_path"] = str(Path(values["db_path"]).resolve())
-    if values["rand_pitch"]:
-        values["rand_pitch"] = _pitch(values["rand_pitch"])
-    return values
-
-
-def _pitch(words: list[Any]) -> list[float]:
-    try:
-        low, high = (float(word) for word in words)
-    except ValueError as error:
-        raise UserError(f"--rand_pitch {','.join(map(str, words))} is not two factors, such as 0.7,1.3") from error
-    return [low, high]
-
-
 def _folder(flags: absl_flags.FlagValues, opened: "OpenedRun | None", *, first: bool) -> "RunDirectory":
     """The run's folder; an existing run is never overwritten."""
     from ..runs import RunDirectory
@@ -199,7 +177,7 @@ def _configuration(
     flags: absl_flags.FlagValues,
     opened: "OpenedRun | None",
     model: TrainedCodec | None,
-    db_path: str,
+    values: Mapping[str, Any],
     report: Callable[[str], None],
 ) -> "Config":
     """The configuration: files, then facts of the data, then overrides; on resume over the run's own, and said."""
@@ -212,8 +190,9 @@ def _configuration(
         names = flags["config"].value if flags["config"].present else [DEFAULT_PRIOR]
         return load_configuration(names, [*model.overrides(), *flags["override"].value], model)
     if opened is None:
-        channels = channels or _database_channels(db_path, report)
-        return load_configuration(flags["config"].value, [f"CHANNELS = {channels}", *flags["override"].value], None)
+        channels = channels or training_data.channels_of(values, report)
+        overrides = [*([f"CHANNELS = {channels}"] if channels else []), *flags["override"].value]
+        return load_configuration(flags["config"].value, overrides, None)
     files = flags["config"].value if flags["config"].present else []
     overrides = [*([f"CHANNELS = {channels}"] if channels else []), *flags["override"].value]
     before = config.load([], text=opened.config_text)
@@ -223,63 +202,10 @@ def _configuration(
     return after
 
 
-def _database_channels(db_path: str, report: Callable[[str], None]) -> int:
-    from ..data.store import read_facts
-
-    channels = read_facts(db_path).channels
-    report(f"channels: {channels}, as in the database (--channels changes it)")
-    return channels
-
-
-def _data(values: Mapping[str, Any], loaded: "Config", workers: int) -> "AudioDataModule":
-    """The data module that the values describe."""
-    from ..data.datamodule import AudioDataModule
-
-    return AudioDataModule(
-        values["db_path"],
-        n_signal=values["n_signal"],
-        batch=values["batch"],
-        sampling_rate=loaded.macro("SAMPLING_RATE"),
-        channels=loaded.macro("CHANNELS"),
-        workers=workers,
-        seed=values["seed"],
-        augmentations=_augmentations(values["augment"], loaded),
-        derivative=values["derivative"],
-        normalize=values["normalize"],
-        rand_pitch=tuple(values["rand_pitch"]) if values["rand_pitch"] else None,
-    )
-
-
-def _augmentations(files: list[str], loaded: "Config") -> list[Any]:
-    """The model's own augmentation, then those of the command."""
-    from .. import config
-
-    own = [loaded.build(config.AUGMENTATION)] if loaded.has_macro(config.AUGMENTATION) else []
-    return [*own, *(config.load([name]).build(config.AUGMENTATION) for name in files)]
-
-
-@dataclass(frozen=True)
-class _Integrated:
-    """Makes the derivative of a signal audible as the signal itself."""
-
-    sampling_rate: int
-
-    def __call__(self, audio: Any) -> Any:
-        import torch
-
-        from ..data.transforms import Integrator
-
-        return torch.from_numpy(Integrator(sampling_rate=self.sampling_rate)(audio.numpy()))
-
-
 def _facts(values: dict[str, Any], model: TrainedCodec | None, opened: "OpenedRun | None") -> dict[str, Any]:
     """What a checkpoint keeps of the command: the data flags, and where a prior's codec came from."""
     path = str(model.path) if model is not None else opened.facts.get("model") if opened is not None else None
     return {"flags": values, **({"model": path} if path else {})}
-
-
-def _listener(values: Mapping[str, Any], data: "AudioDataModule") -> Callable[[Any], Any] | None:
-    return _Integrated(data.sampling_rate) if values["derivative"] else None
 
 
 def _initial(flags: absl_flags.FlagValues) -> Mapping[str, Any] | None:

@@ -63,7 +63,7 @@ class Balancer(nn.Module):
     The averages are buffers, so a checkpoint holds them and a resumed run goes on with them.
 
     Args:
-        weights: by name of the loss.
+        weights: by name of the loss; one of weight 0 is only watched, and costs no gradient.
         total_norm: norm of the balanced gradient at the output.
         decay: weight of the past in the running average of the norms.
         per_item: average the norms of the examples' gradients; otherwise the norm of the batch's gradient counts.
@@ -90,6 +90,8 @@ class Balancer(nn.Module):
             raise ValueError(f"Balancer.decay is {decay}; it lies between 0 and 1, 1 not included")
         if negative := sorted(name for name, weight in weights.items() if weight < 0):
             raise ValueError(f"Balancer.weights are shares of a gradient; negative are {', '.join(negative)}")
+        if weights and not any(weights.values()):
+            raise ValueError("Balancer.weights are all 0; give at least one loss a weight")
         self.weights = {name: float(weight) for name, weight in weights.items()}
         self.total_norm = total_norm
         self.decay = decay
@@ -128,7 +130,7 @@ class Balancer(nn.Module):
                 "use WeightedSum for this training"
             )
         gradients = self._gradients(losses, output)
-        aside = [self.weights[name] * value for name, value in losses.items() if name not in gradients]
+        aside = [w * losses[name] for name, w in self.weights.items() if w and name in losses.keys() - gradients.keys()]
         beside = torch.stack(aside).sum() if aside else output.new_zeros(())
         if not gradients:
             return beside
@@ -143,7 +145,7 @@ class Balancer(nn.Module):
         for name in self.weights:
             pending, norm = self._pending(name), self._norm(name)
             seen = (pending[1] > 0) & pending.isfinite().all()
-            observed = torch.stack([pending[0] / pending[1].clamp_min(1), torch.ones_like(pending[1])])
+            observed = torch.stack([self._whole(pending), torch.ones_like(pending[1])])
             norm.copy_(torch.where(seen, self.decay * norm + observed, norm))
             pending.zero_()
 
@@ -151,7 +153,7 @@ class Balancer(nn.Module):
         """Of each loss at the output, for those that depend on it; magnified while half precision may be on the way."""
         gradients = {}
         for name, value in losses.items():
-            if not value.requires_grad:
+            if not value.requires_grad or not self.weights[name]:
                 continue
             magnified = value * losses.scale if losses.scale != 1 else value
             (gradient,) = torch.autograd.grad(magnified, [output], retain_graph=True, allow_unused=True)
@@ -162,15 +164,15 @@ class Balancer(nn.Module):
     @torch.no_grad()
     def _factors(self, gradients: Mapping[str, Tensor], parts: int) -> dict[str, Tensor]:
         """What each loss is multiplied by."""
-        rows = torch.stack([self._size(gradient) for gradient in gradients.values()])
-        observed = mean_over_processes(rows / parts)
+        rows = torch.stack([self._size(gradient, parts) for gradient in gradients.values()])
+        observed = mean_over_processes(rows)
         weight = sum(self.weights[name] for name in gradients)
         averages = {}
         for name, size in zip(gradients, observed, strict=True):
             pending = self._pending(name)
             pending += torch.stack([size, torch.ones_like(size)])
             total, count = self.decay * self._norm(name)
-            averages[name] = (total + pending[0] / pending[1]) / (count + 1)
+            averages[name] = (total + self._whole(pending)) / (count + 1)
         everything = torch.stack(list(averages.values())).sum()
         self.shares = {name: average / (everything + SMALLEST_NORM) for name, average in averages.items()}
         if not self.balance_grads:
@@ -182,10 +184,16 @@ class Balancer(nn.Module):
         }
         return self.factors
 
-    def _size(self, gradient: Tensor) -> Tensor:
+    def _size(self, gradient: Tensor, parts: int) -> Tensor:
+        """What one part says of the update's norm: a norm of its examples, or a square of which the root is due."""
         if self.per_item:
-            return torch.linalg.vector_norm(gradient.flatten(1), dim=1).mean()
-        return torch.linalg.vector_norm(gradient)
+            return torch.linalg.vector_norm(gradient.flatten(1), dim=1).mean() / parts
+        return gradient.square().sum() / parts  # (|g| / parts)^2, of which the update's has as many as there are parts
+
+    def _whole(self, pending: Tensor) -> Tensor:
+        """Norm of the update's gradient, as the parts seen so far make it."""
+        mean = pending[0] / pending[1].clamp_min(1)
+        return mean if self.per_item else mean.sqrt()
 
     def _norm(self, name: str) -> Tensor:
         return self.get_buffer(f"norm_{name}")

@@ -25,6 +25,10 @@ GRACE = 30
 """Seconds that a loader lives on after SIGTERM, for the trainer to finish its update."""
 
 
+PREFETCH = 4
+"""Batches that each loader prepares ahead."""
+
+
 class BatchPlan(Sampler[list[Draw]]):
     """Which items make the batches: an endless walk through shuffled passes over the database.
 
@@ -67,7 +71,7 @@ class TrainStream:
     It is not a DataLoader, so that Lightning puts no sampler of its own into it.
     """
 
-    def __init__(self, loader: DataLoader[Any], plan: BatchPlan, module: "AudioDataModule"):
+    def __init__(self, loader: DataLoader[Any], plan: BatchPlan, module: "StreamedData"):
         self._loader, self._plan, self._module = loader, plan, module
         self._batches: Iterator[AudioBatch] | None = None
 
@@ -96,9 +100,11 @@ class TrainStream:
         batches, self._batches = self._batches, None
         if batches is None:
             return
-        with contextlib.suppress(Exception):
-            for _ in batches:
-                continue
+        for _ in range(1 + PREFETCH * self._loader.num_workers):  # each batch under way may hold an error of its own
+            with contextlib.suppress(Exception):
+                for _ in batches:
+                    continue
+                return
 
 
 def leave_signals_to_the_trainer(_worker: int) -> None:
@@ -143,7 +149,82 @@ class _plain_errors:
             raise DataError(last.split(": ", 1)[-1]) from error
 
 
-class AudioDataModule(lightning.LightningDataModule):
+class StreamedData(lightning.LightningDataModule):
+    """What all data modules share: an endless stream for training, fixed segments for validation.
+
+    A subclass sets `_train` and `_validation` (datasets) and says how the batches are planned and files are released.
+
+    Args:
+        n_signal: samples per row.
+        batch: rows per process.
+        workers: processes that load; 0 loads in this one.
+        seed: of all that is drawn.
+        start_batch: batches that were consumed before.
+
+    Attributes:
+        rank, world_size: used where there is no trainer to say them.
+        waited: total seconds spent waiting for training batches.
+        batches_served: how many there were.
+    """
+
+    MORE_VALIDATION = "train in fewer (--devices), or preprocess with a larger --validation_share"
+
+    def __init__(self, *, n_signal: int, batch: int, workers: int, seed: int, start_batch: int):
+        super().__init__()
+        if batch < 1:
+            raise DataError(f"batch is {batch}; it must be at least 1")
+        self.n_signal, self.batch, self.workers, self.seed = n_signal, batch, workers, seed
+        self.start_batch, self.rank, self.world_size = start_batch, 0, 1
+        self.waited, self.batches_served = 0.0, 0
+        self._streams: list[TrainStream] = []
+        self._train: Any = None
+        self._validation: Any = None
+
+    def _plan(self, rank: int, world_size: int) -> BatchPlan:
+        return BatchPlan(
+            len(self._train), batch=self.batch, seed=self.seed, rank=rank, world_size=world_size, start=self.start_batch
+        )
+
+    def _place(self) -> tuple[int, int]:
+        trainer = self.trainer
+        return (self.rank, self.world_size) if trainer is None else (trainer.global_rank, trainer.world_size)
+
+    def train_dataloader(self) -> TrainStream:
+        """The infinite stream, beginning at batch `start_batch`."""
+        rank, world_size = self._place()
+        if len(self._validation) < world_size:
+            raise DataError(
+                f"{len(self._validation)} validation segments are too few for {world_size} processes, one for each; "
+                f"{self.MORE_VALIDATION}"
+            )
+        plan = self._plan(rank, world_size)
+        options: dict[str, Any] = {}
+        if self.workers:
+            options = {"multiprocessing_context": "spawn", "prefetch_factor": PREFETCH}
+            options["worker_init_fn"] = leave_signals_to_the_trainer
+        loader = DataLoader(self._train, batch_sampler=plan, num_workers=self.workers, collate_fn=collate, **options)
+        stream = TrainStream(loader, plan, self)
+        self._streams.append(stream)
+        return stream
+
+    def val_dataloader(self) -> ValidationBatches:
+        """The fixed segments of this process, in batches."""
+        rank, world_size = self._place()
+        rows = range(rank, len(self._validation), world_size)
+        part = torch.utils.data.Subset(self._validation, rows) if world_size > 1 else self._validation
+        return ValidationBatches(DataLoader(part, batch_size=self.batch, collate_fn=collate))
+
+    def teardown(self, stage: str | None = None) -> None:
+        """End the workers and release files; what is needed again opens again."""
+        while self._streams:
+            self._streams.pop().close()
+        self._release()
+
+    def _release(self) -> None:
+        raise NotImplementedError
+
+
+class AudioDataModule(StreamedData):
     """Feeds a model from a database.
 
     Args:
@@ -187,20 +268,12 @@ class AudioDataModule(lightning.LightningDataModule):
         validation_segments: int = 128,
         start_batch: int = 0,
     ):
-        super().__init__()
-        if batch < 1:
-            raise DataError(f"batch is {batch}; it must be at least 1")
-        self.db_path, self.n_signal, self.batch, self.workers, self.seed = db_path, n_signal, batch, workers, seed
+        super().__init__(n_signal=n_signal, batch=batch, workers=workers, seed=seed, start_batch=start_batch)
+        self.db_path = db_path
         self.facts = read_facts(db_path)
         self.sampling_rate = sampling_rate or self.facts.sampling_rate
         self.channels = channels or self.facts.channels
-        self.start_batch, self.rank, self.world_size = start_batch, 0, 1
-        self.waited, self.batches_served = 0.0, 0
-        self._streams: list[TrainStream] = []
-        stretches = [item for item in augmentations if getattr(item, "reach", 1.0) != 1.0]
-        if rand_pitch is not None:
-            stretches.append(RandomPitch(tuple(rand_pitch)))
-        rest = [item for item in augmentations if item not in stretches]
+        stretch, rest = divide_stretches(augmentations, rand_pitch)
         options: dict[str, Any] = {
             "n_signal": n_signal,
             "sampling_rate": self.sampling_rate,
@@ -213,7 +286,7 @@ class AudioDataModule(lightning.LightningDataModule):
             db_path,
             split="train",
             transform=chain.at(self.sampling_rate),
-            stretch=_Stretches(stretches) if stretches else None,
+            stretch=stretch,
             **options,
         )
         held = open_dataset(
@@ -281,46 +354,12 @@ class AudioDataModule(lightning.LightningDataModule):
             )
         return lines
 
-    def _place(self) -> tuple[int, int]:
-        trainer = self.trainer
-        return (self.rank, self.world_size) if trainer is None else (trainer.global_rank, trainer.world_size)
-
-    def train_dataloader(self) -> TrainStream:
-        """The infinite stream, beginning at batch `start_batch`."""
-        rank, world_size = self._place()
-        if len(self._validation) < world_size:
-            raise DataError(
-                f"{len(self._validation)} validation segments are too few for {world_size} processes, one for each; "
-                "train in fewer (--devices), or preprocess with a larger --validation_share"
-            )
-        plan = BatchPlan(
-            len(self._train), batch=self.batch, seed=self.seed, rank=rank, world_size=world_size, start=self.start_batch
-        )
-        options: dict[str, Any] = {}
-        if self.workers:
-            options = {"multiprocessing_context": "spawn", "prefetch_factor": 4}
-            options["worker_init_fn"] = leave_signals_to_the_trainer
-        loader = DataLoader(self._train, batch_sampler=plan, num_workers=self.workers, collate_fn=collate, **options)
-        stream = TrainStream(loader, plan, self)
-        self._streams.append(stream)
-        return stream
-
-    def val_dataloader(self) -> ValidationBatches:
-        """The fixed segments of this process, in batches."""
-        rank, world_size = self._place()
-        rows = range(rank, len(self._validation), world_size)
-        part = torch.utils.data.Subset(self._validation, rows) if world_size > 1 else self._validation
-        return ValidationBatches(DataLoader(part, batch_size=self.batch, collate_fn=collate))
-
-    def teardown(self, stage: str | None = None) -> None:
-        """End the workers and release files; what is needed again opens again."""
-        while self._streams:
-            self._streams.pop().close()
+    def _release(self) -> None:
         for crops in (self._train, self._held):
             crops.sound.close()
 
 
-class _Stretches:
+class Stretches:
     """Several transforms that change the length, one after the other."""
 
     def __init__(self, stretches: Sequence[TransformLike]):
@@ -329,3 +368,22 @@ class _Stretches:
 
     def __call__(self, audio: np.ndarray, generator: np.random.Generator) -> np.ndarray:
         return self._chain(audio, generator)
+
+
+def divide_stretches(
+    augmentations: Sequence[TransformLike], rand_pitch: tuple[float, float] | None
+) -> tuple[Stretches | None, list[TransformLike]]:
+    """Part the transforms that change the length, which come before the crop is cut, from the others.
+
+    Args:
+        augmentations: of both kinds.
+        rand_pitch: lowest and highest factor of playing speed; None for none.
+
+    Returns:
+        The stretches as one, None where there are none; and the others.
+    """
+    stretches = [item for item in augmentations if getattr(item, "reach", 1.0) != 1.0]
+    rest = [item for item in augmentations if item not in stretches]
+    if rand_pitch is not None:
+        stretches.append(RandomPitch(tuple(rand_pitch)))
+    return (Stretches(stretches) if stretches else None), rest

@@ -93,12 +93,15 @@ def _walk(root: Path, seen: set[str]) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-def search(input_paths: Sequence[str], extensions: Sequence[str] = EXTENSIONS) -> Search:
+def search(
+    input_paths: Sequence[str], extensions: Sequence[str] = EXTENSIONS, *, flag: str = "--input_path"
+) -> Search:
     """Find audio files.
 
     Args:
         input_paths: folders, searched with all that is below them, or single files.
         extensions: what counts as audio, without dot, upper or lower case.
+        flag: how the paths were given, for messages.
 
     Returns:
         The files, each once, sorted within each input path, and the count of what was passed over.
@@ -113,7 +116,7 @@ def search(input_paths: Sequence[str], extensions: Sequence[str] = EXTENSIONS) -
     for given in input_paths:
         root = Path(given).expanduser()
         if not root.exists():
-            raise StoreError(f"{given}: no such file or folder (given as --input_path)")
+            raise StoreError(f"{given}: no such file or folder (given as {flag})")
         for path in [root] if root.is_file() else _walk(root, seen):
             extension = path.suffix.lower().lstrip(".")
             if not root.is_file() and (extension not in wanted or path.name.startswith("._")):

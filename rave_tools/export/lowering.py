@@ -511,7 +511,7 @@ def lower_codes(quantizer: ResidualVectorQuantization, size: int, wire: Wire, bu
 def lower_posterior(posterior: Posterior, wire: Wire, builder: Builder) -> Wire:
     """A draw from a Gaussian, or what a network says, on principal axes; codes."""
     controls, bottleneck = posterior.controls, posterior.bottleneck
-    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls):
+    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls) and not bottleneck.rvq.projected:
         return lower_codes(bottleneck.rvq, controls.size, wire, builder)
     gaussian = isinstance(bottleneck, VariationalEncoder)
     if not isinstance(controls, PrincipalControls) or not (gaussian or isinstance(bottleneck, WasserteinEncoder)):

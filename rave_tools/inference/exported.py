@@ -42,6 +42,11 @@ def _number(module: torch.jit.ScriptModule, *names: str) -> int | None:
     return None
 
 
+def rate_of(module: torch.jit.ScriptModule) -> int | None:
+    """The sample rate that a module says it has, in hertz."""
+    return _number(module, "sr", "sampling_rate", "sample_rate")
+
+
 def _params(module: torch.jit.ScriptModule, method: str) -> list[int] | None:
     value = getattr(module, f"{method}_params", None)
     return [int(number) for number in value] if isinstance(value, Tensor) and value.numel() == 4 else None
@@ -69,7 +74,7 @@ def machine_of_file(
     """
     module = load(path, device)
     encode, decode, forward = (_params(module, method) for method in ("encode", "decode", "forward"))
-    rate = _number(module, "sr", "sampling_rate") or sample_rate
+    rate = rate_of(module) or sample_rate
     if rate is None:
         raise ExportedModelError(f"{path} does not say its sample rate; give it with --sampling_rate")
     if forward is None and (encode is None or decode is None):

@@ -72,7 +72,8 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
         if temperature > 0:
             noise = temperature * torch.randn(x.shape[0], twin.latent_dim, x.shape[-1] // twin.hop, device=device)
         latent = twin.encode(x.to(device), deterministic=temperature == 0, noise=noise)
-        return twin.decode(twin.augment(latent.z, temperature)).cpu()
+        latent.z = twin.augment(latent.z, temperature)
+        return twin.from_bands(twin.decode_latent(latent)).cpu()
 
     return Machine(
         process=process,

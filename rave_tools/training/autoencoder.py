@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
-from rave_tools.contracts import AudioBatch, Latent, Losses, Reconstruction
+from rave_tools.contracts import AudioBatch, Criterion, Latent, Losses, Reconstruction
 from rave_tools.training.adversary import Adversary
 from rave_tools.training.parallel import rank, world_size
 from rave_tools.training.schedules import Schedule
@@ -16,6 +16,7 @@ from rave_tools.training.wrapper import (
     Factor,
     GradientGuard,
     Judge,
+    Meeting,
     OptimizerFactory,
     Player,
     TrainingWrapper,
@@ -35,7 +36,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     Args:
         codec: the model to train.
         judges: opinions about the reconstruction, each through its view. The first one's criterion, on the whole
-            waveform, is the validation distance.
+            waveform, is the validation distance, unless ``validation_weights`` says otherwise.
         combiner: named losses -> the scalar to minimise. It owns the weights.
         adversary: discriminator and its losses, or None.
         schedule: phases and turns; without one, a single phase.
@@ -44,7 +45,9 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         discriminator_optimizer: likewise for the adversary.
         learning_rate: factor on the generator's learning rate, as a function of its updates.
         discriminator_learning_rate: likewise for the discriminator's.
+        validation_weights: of judges' losses by name: their weighted sum on whole waveforms is the validation distance.
         clip_norm: longest gradient allowed in an update, or None.
+        discriminator_clip_norm: that of the discriminator's, where it is another.
         guard: decides what happens to gradients that are not finite.
     """
 
@@ -61,7 +64,9 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         betas: Mapping[str, Factor] | None = None,
         learning_rate: Factor | None = None,
         discriminator_learning_rate: Factor | None = None,
+        validation_weights: Mapping[str, float] | None = None,
         clip_norm: float | None = None,
+        discriminator_clip_norm: float | None = None,
         guard: GradientGuard | None = None,
     ) -> None:
         if not judges:
@@ -70,13 +75,13 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             raise ValueError("an adversary needs an optimiser; bind discriminator_optimizer")
         players = [Player(generator_optimizer, learning_rate)]
         if adversary is not None:
-            players.append(Player(discriminator_optimizer, discriminator_learning_rate))
+            players.append(Player(discriminator_optimizer, discriminator_learning_rate, discriminator_clip_norm))
         super().__init__(players, schedule=schedule, betas=betas, clip_norm=clip_norm, guard=guard)
         self.codec = codec
         self.judges = nn.ModuleList(judges)
         self.adversary = adversary
         self.combiner = combiner
-        self.validation = Validation(judges[0].criterion)
+        self.validation = Validation(*_validated(judges, validation_weights))
 
     def learners(self) -> list[list[nn.Parameter]]:
         """Parameters of the generator, then those of the adversary if there is one."""
@@ -93,6 +98,11 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         discriminators = [self.adversary.discriminator] if self.adversary is not None else []
         return [getattr(encoder, "encoder", encoder), self.codec.decoder, *discriminators]
 
+    def watched(self) -> dict[str, Tensor]:
+        """The combiner's factors, and what the codebooks of the codec tell of their use."""
+        statistics = getattr(getattr(self.codec, "quantizer", None), "statistics", None)
+        return {**super().watched(), **(statistics() if statistics is not None else {})}
+
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The codec's parts in the order in which audio meets them, then the discriminator, then the judges."""
         found: list[tuple[str, Any]] = list(self.codec.named_children())
@@ -103,14 +113,17 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             found.append((f"{prefix}audio distance", judge.criterion))
         return [(name, module) for name, module in found if isinstance(module, nn.Module)]
 
-    def generator_losses(self, audio: Tensor) -> Losses:
+    def generator_losses(self, audio: Tensor, *, meet: Meeting | None = None) -> Losses:
         """Everything that the generator minimises, by name: penalties times beta, judges, adversary.
 
         Args:
             audio: shape (B, C, T).
+            meet: told of the reconstruction before the adversary judges it.
         """
         phase = self.phase
         reconstruction, latent = self.reconstruct(audio, encoder_frozen=phase.encoder_frozen)
+        if meet is not None:
+            meet(reconstruction)
         with self._float32():
             losses = {name: self.beta(name) * value.float() for name, value in latent.penalties.items()}
             for judge in self.judges:
@@ -119,15 +132,17 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             losses.update(self.adversary.generator_losses(reconstruction.target, reconstruction.estimate))
         return Losses(losses, output=reconstruction.decoded)
 
-    def discriminator_losses(self, audio: Tensor) -> dict[str, Tensor]:
+    def discriminator_losses(self, audio: Tensor, *, estimate: Tensor | None = None) -> dict[str, Tensor]:
         """What the discriminator minimises; the generator runs without gradients and nobody judges it.
 
         Args:
             audio: shape (B, C, T).
+            estimate: what the generator made of it, where that is known already. Shape (B, C, T).
         """
-        with torch.no_grad():
-            reconstruction, _ = self.reconstruct(audio)
-        return self.adversary.discriminator_losses(reconstruction.target, reconstruction.estimate)
+        if estimate is None:
+            with torch.no_grad():
+                estimate = self.reconstruct(audio)[0].estimate
+        return self.adversary.discriminator_losses(audio, estimate)
 
     @torch.no_grad()
     def declared_losses(self) -> list[str]:
@@ -148,7 +163,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
                 "mend AutoencoderTrainingWrapper.betas"
             )
         for judge in self.judges:
-            names += [f"{judge.name}_{key}" for key in getattr(judge.criterion, "losses", ())]
+            names += _losses_of(judge)
         if self.adversary is not None:
             names += ["adversarial", *(["feature_matching"] if self.adversary.feature_matching is not None else [])]
         return names
@@ -225,3 +240,36 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
     def on_validation_epoch_end(self) -> None:
         """Closes the verdict and analyses the latents."""
         self.validation.finish(self.codec)
+
+
+def _validated(
+    judges: Sequence[Judge], weights: Mapping[str, float] | None
+) -> tuple[Criterion, Mapping[str, float] | None]:
+    """The criterion of the validation, and the weights of what it says.
+
+    Raises:
+        ValueError: a weight for a loss that no judge gives.
+    """
+    if weights is None:
+        return judges[0].criterion, None
+    asked = [judge for judge in judges if any(name in weights for name in _losses_of(judge))]
+    given = [name for judge in asked for name in _losses_of(judge)]
+    if unknown := sorted(set(weights) - set(given)):
+        known = [name for judge in judges for name in _losses_of(judge)]
+        raise ValueError(
+            f"AutoencoderTrainingWrapper.validation_weights has {', '.join(unknown)}; the judges' losses are "
+            f"{', '.join(known)}"
+        )
+
+    def criterion(target: Tensor, estimate: Tensor) -> dict[str, Tensor]:
+        return {
+            f"{judge.name}_{key}": value
+            for judge in asked
+            for key, value in judge.criterion(target, estimate).items()
+        }
+
+    return criterion, weights
+
+
+def _losses_of(judge: Judge) -> list[str]:
+    return [f"{judge.name}_{key}" for key in getattr(judge.criterion, "losses", ())]

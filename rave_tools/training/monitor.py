@@ -95,6 +95,7 @@ class Monitor(Callback):
         names = ("learning_rate", "learning_rate_discriminator")
         values |= dict(zip(names, wrapper.learning_rates(), strict=False))
         values |= {f"beta_{name}": wrapper.beta(name) for name in wrapper.betas}
+        values |= {name: float(value) for name, value in wrapper.watched().items()}
         values |= {
             "phase": float(phase.number),
             "steps_per_second": (step - self._step) / elapsed,

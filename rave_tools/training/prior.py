@@ -13,7 +13,15 @@ from rave_tools.generative.latent_space import LatentSpace
 from rave_tools.training.parallel import gather, rank
 from rave_tools.training.schedules import OnePhase
 from rave_tools.training.validation import Verdict
-from rave_tools.training.wrapper import Factor, GradientGuard, OptimizerFactory, Player, TrainingWrapper, step_seed
+from rave_tools.training.wrapper import (
+    Factor,
+    GradientGuard,
+    Meeting,
+    OptimizerFactory,
+    Player,
+    TrainingWrapper,
+    step_seed,
+)
 
 LONGEST_SAMPLE = 512
 """Frames of the sample that a validation lets one hear, at most."""
@@ -188,8 +196,8 @@ class PriorTrainingWrapper(TrainingWrapper):
         with torch.autocast(self.device.type, enabled=False):
             return self.space.encode(audio.float(), deterministic=not self.posterior)
 
-    def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
-        """The cross-entropy in nats per latent and frame; audio of shape (B, C, T)."""
+    def generator_losses(self, audio: Tensor, *, meet: Meeting | None = None) -> dict[str, Tensor]:
+        """The cross-entropy in nats per latent and frame; audio of shape (B, C, T). There is no adversary to meet."""
         return {"cross_entropy": -self.prior.log_likelihood(self.encode(audio)).mean()}
 
     def on_train_start(self) -> None:

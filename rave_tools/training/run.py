@@ -18,10 +18,11 @@ from rave_tools.training.cadence import NEVER, Cadence, Interrupts
 from rave_tools.training.checkpoints import Checkpoints, Resume, restore_weights, transfer
 from rave_tools.training.ema import EMA
 from rave_tools.training.estimate import Estimating
-from rave_tools.training.monitor import Monitor
+from rave_tools.training.monitor import Display, Monitor
 from rave_tools.training.parallel import GradientAveraging
 from rave_tools.training.progress import Progress
 from rave_tools.training.tensorboard import TensorBoard
+from rave_tools.training.wandb import WandB, choose_mode
 from rave_tools.training.wrapper import TrainingWrapper
 
 LOGGER = logging.getLogger(__name__)
@@ -89,6 +90,8 @@ def train(
     smoke_test: bool = False,
     facts: Mapping[str, Any] | None = None,
     listen: Callable[[Tensor], Tensor] | None = None,
+    wandb: str = "off",
+    wandb_project: str = "rave_tools",
     report: Callable[[str], None] = LOGGER.info,
     callbacks: Sequence[Callback] = (),
 ) -> Outcome:
@@ -119,6 +122,8 @@ def train(
         smoke_test: only a few updates, to see whether everything works.
         facts: plain values to save with every checkpoint, such as the command's flags.
         listen: undoes what was done to the signal before it is heard.
+        wandb: whether Weights & Biases shows the run as well: ``off``, ``auto``, ``online`` or ``offline``.
+        wandb_project: name of the project there.
         report: takes what the run has to say, line by line.
         callbacks: further Lightning callbacks.
 
@@ -130,6 +135,7 @@ def train(
         UserError: something outside is wrong (memory, disk, a checkpoint of another model, diverging losses).
     """
     wrapper.accumulate = accumulate
+    mode = choose_mode(wandb, report)
     _load(wrapper, resume, init_from, seed, report)
     if codec is not None:
         wrapper.load_codec(codec)
@@ -174,12 +180,16 @@ def train(
             *callbacks,
         ],
     )
-    displays = []
+    displays: list[Display] = []
     if trainer.is_global_zero:
         board = TensorBoard(
             run.path, sample_rate=wrapper.codec.sample_rate, config_text=config_text, purge_step=step, listen=listen
         )
         displays = [board, bar]
+        if mode is not None:
+            shown = {**(facts or {}), "config": config_text}
+            displays.append(WandB(run.path, mode=mode, project=wandb_project, sample_rate=wrapper.codec.sample_rate,
+                                  config=shown, resume=resume is not None, report=bar.line, listen=listen))  # fmt: skip
     trainer.callbacks.append(Monitor(displays, every=log_every, waited=lambda: data.waited))
     with _quiet(), _clear_errors(wrapper, interrupts):
         trainer.fit(wrapper, datamodule=data)

@@ -23,13 +23,22 @@ class Phase:
 
 
 class Schedule(Protocol):
-    """Decides the phase and whose turn it is from the counters alone."""
+    """Decides the phase and whose turn it is from the counters alone.
+
+    Attributes:
+        shares_batches: the discriminator learns from the generator's batches instead of having its own.
+    """
+
+    shares_batches: bool
 
     def at(self, generator_updates: int) -> Phase:
         """Phase in force when `generator_updates` updates have been made."""
 
     def discriminator_turn(self, generator_updates: int, discriminator_updates: int) -> bool:
         """Whether the next batch belongs to the discriminator."""
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Whether the discriminator learns from the generator's next batch as well, before it judges it."""
 
     def stretches(self, max_steps: int) -> list[tuple[Phase, int, float]]:
         """(phase, generator updates in it, discriminator updates per generator update) up to `max_steps`."""
@@ -61,6 +70,7 @@ class RAVESchedule:
             )
         if phase_1_duration < 0:
             raise ValueError(f"phase_1_duration is {phase_1_duration} generator updates; set PHASE_1_DURATION >= 0")
+        self.shares_batches = False
         self.phase_1_duration = phase_1_duration
         self.update_discriminator_every = update_discriminator_every
         self._first = Phase(1, "representation learning", adversarial=False, encoder_frozen=False)
@@ -75,6 +85,10 @@ class RAVESchedule:
         since = generator_updates - self.phase_1_duration
         return since >= 0 and (since + discriminator_updates) % self.update_discriminator_every == 0
 
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Never: it has batches of its own."""
+        return False
+
     def stretches(self, max_steps: int) -> list[tuple[Phase, int, float]]:
         """(phase, generator updates in it, discriminator updates per generator update) up to `max_steps`."""
         first = min(self.phase_1_duration, max_steps)
@@ -87,13 +101,14 @@ class AdversarialSchedule:
 
     Nothing is frozen. Chance is a hash of the counters, so a resumed run takes the very turns that it would have taken.
     There are two ways to give the discriminator its updates, each with `discriminator_probability` of them per update
-    of the generator: batches of its own (`discriminator_turn`), or the generator's batch, before the generator is
-    updated (`discriminator_joins`), as AudioCraft does.
+    of the generator: the generator's batch, before the generator is updated (`discriminator_joins`), as AudioCraft and
+    Descript do, which saves a decoding; or batches of its own (`discriminator_turn`).
 
     Args:
         start: generator updates before the adversary enters.
         discriminator_probability: discriminator updates per generator update, over 0 and at most 1. EnCodec takes 2/3
             at 24 kHz and 1/2 at 48 kHz; 1 in AudioCraft's trainings.
+        shares_batches: the discriminator learns from the generator's batches; otherwise it has its own.
         seed: of the turns.
 
     Raises:
@@ -102,7 +117,9 @@ class AdversarialSchedule:
     Source: Défossez et al., "High Fidelity Neural Audio Compression", 2022, section 3.4.
     """
 
-    def __init__(self, start: int = 0, discriminator_probability: float = 2 / 3, *, seed: int = 0) -> None:
+    def __init__(
+        self, start: int = 0, discriminator_probability: float = 2 / 3, *, shares_batches: bool = True, seed: int = 0
+    ) -> None:
         if not 0 < discriminator_probability <= 1:
             raise ValueError(
                 f"discriminator_probability is {discriminator_probability}; set "
@@ -112,6 +129,7 @@ class AdversarialSchedule:
             raise ValueError(f"start is {start} generator updates; set AdversarialSchedule.start >= 0")
         self.start = start
         self.discriminator_probability = discriminator_probability
+        self.shares_batches = shares_batches
         self.seed = seed
         self._alone = Phase(1, "reconstruction", adversarial=False, encoder_frozen=False)
         self._together = Phase(2 if start else 1, "adversarial training", adversarial=True, encoder_frozen=False)
@@ -125,14 +143,14 @@ class AdversarialSchedule:
 
         Of the batches a share p / (1 + p) does, each by a chance of its own, which makes p per generator update.
         """
-        if generator_updates < self.start:
+        if self.shares_batches or generator_updates < self.start:
             return False
         probability = self.discriminator_probability
         return _chance(self.seed, generator_updates + discriminator_updates) < probability / (1 + probability)
 
     def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
         """Whether the discriminator, too, is updated on the generator's next batch: with probability p."""
-        if generator_updates < self.start:
+        if not self.shares_batches or generator_updates < self.start:
             return False
         return _chance(self.seed, generator_updates) < self.discriminator_probability
 
@@ -151,6 +169,7 @@ class OnePhase:
     """
 
     def __init__(self, name: str = "reconstruction") -> None:
+        self.shares_batches = False
         self._phase = Phase(1, name, adversarial=False, encoder_frozen=False)
 
     def at(self, generator_updates: int) -> Phase:
@@ -158,6 +177,10 @@ class OnePhase:
         return self._phase
 
     def discriminator_turn(self, generator_updates: int, discriminator_updates: int) -> bool:
+        """Never."""
+        return False
+
+    def discriminator_joins(self, generator_updates: int, discriminator_updates: int) -> bool:
         """Never."""
         return False
 

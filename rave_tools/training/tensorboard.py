@@ -18,8 +18,14 @@ GROUPS = {
         "skipped_updates",
         "discriminator_updates",
     ),
-    "optimisation": ("gradient_norm", "gradient_share", "learning_rate", "beta_"),
+    "optimisation": ("gradient_norm", "gradient_share", "gradient_weight", "learning_rate", "beta_"),
+    "codebooks": ("codebook_",),
 }
+
+
+def group_of(name: str) -> str:
+    """Under which heading a number is shown."""
+    return next((group for group, heads in GROUPS.items() if name.startswith(heads)), "losses")
 
 
 class TensorBoard:
@@ -53,8 +59,7 @@ class TensorBoard:
     def scalars(self, step: int, values: dict[str, float], phase: str) -> None:
         """One curve per name, in groups."""
         for name, value in values.items():
-            group = next((g for g, heads in GROUPS.items() if name.startswith(heads)), "losses")
-            self._writer.add_scalar(f"{group}/{name}", value, step)
+            self._writer.add_scalar(f"{group_of(name)}/{name}", value, step)
         self._writer.flush()
 
     def verdict(self, step: int, verdict: Verdict) -> None:

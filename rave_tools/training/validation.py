@@ -1,5 +1,6 @@
 """The verdict on fixed segments: a reconstruction distance that no adversary can move, and what to look at."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 import torch
@@ -40,10 +41,12 @@ class Validation:
 
     Args:
         criterion: (target, estimate) -> named scalars, on whole waveforms.
+        weights: of each of these in the distance; without any, their sum. One that is left out is only shown.
     """
 
-    def __init__(self, criterion: Criterion) -> None:
+    def __init__(self, criterion: Criterion, weights: Mapping[str, float] | None = None) -> None:
         self.criterion = criterion
+        self.weights = weights
         self.verdict: Verdict | None = None
         self.begin()
 
@@ -89,13 +92,16 @@ class Validation:
         parts = torch.stack(self._distances).mean(0).tolist()
         found = self._analyse(codec) if keeps_analysis(codec) else None
         self.verdict = Verdict(
-            sum(parts),
+            sum(self._weight(name) * part for name, part in zip(self._names, parts, strict=True)),
             dict(zip(self._names, parts, strict=True)),
             self._pairs[:EXAMPLES],
             {share: found.dimensions(share) for share in FIDELITIES} if found is not None else {},
         )
         self.begin()
         return self.verdict
+
+    def _weight(self, name: str) -> float:
+        return 1.0 if self.weights is None else self.weights.get(name, 0.0)
 
     def _analyse(self, codec: nn.Module) -> LatentAnalysis | None:
         rows = torch.cat(gather(self._latents))

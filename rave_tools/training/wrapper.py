@@ -15,6 +15,7 @@ from rave_tools.training.schedules import OnePhase, Phase, Schedule
 
 OptimizerFactory = Callable[[Iterable[nn.Parameter]], torch.optim.Optimizer]
 Factor = Callable[[int], float]
+Meeting = Callable[[Reconstruction], None]
 
 
 class Judge(nn.Module):
@@ -174,10 +175,12 @@ class Player:
     Attributes:
         optimizer: parameters -> optimiser.
         learning_rate: factor on the optimiser's learning rate, as a function of the player's updates; 1 without.
+        clip_norm: longest gradient allowed in an update, instead of the wrapper's.
     """
 
     optimizer: OptimizerFactory
     learning_rate: Factor | None = None
+    clip_norm: float | None = None
 
     def factor(self, updates: int) -> float:
         """Factor on the learning rate after so many updates."""
@@ -259,12 +262,22 @@ class TrainingWrapper(LightningModule):
         """Names of everything that any phase will minimise."""
         raise NotImplementedError
 
-    def generator_losses(self, audio: Tensor) -> dict[str, Tensor]:
-        """Everything that the generator minimises, by name; audio of shape (B, C, T)."""
+    def generator_losses(self, audio: Tensor, *, meet: Meeting | None = None) -> dict[str, Tensor]:
+        """Everything that the generator minimises, by name.
+
+        Args:
+            audio: shape (B, C, T).
+            meet: told of the reconstruction before the adversary judges it.
+        """
         raise NotImplementedError
 
-    def discriminator_losses(self, audio: Tensor) -> dict[str, Tensor]:
-        """What the adversary minimises, under ``discriminator``; audio of shape (B, C, T)."""
+    def discriminator_losses(self, audio: Tensor, *, estimate: Tensor | None = None) -> dict[str, Tensor]:
+        """What the adversary minimises, under ``discriminator``.
+
+        Args:
+            audio: shape (B, C, T).
+            estimate: what the generator made of it, where that is known already. Shape (B, C, T).
+        """
         raise NotImplementedError
 
     def load_codec(self, weights: Mapping[str, Tensor]) -> None:
@@ -300,6 +313,13 @@ class TrainingWrapper(LightningModule):
         )
 
     @property
+    def discriminator_joins(self) -> bool:
+        """Whether the discriminator learns from the generator's next batch, just before it judges it."""
+        return self.adversary is not None and self.schedule.discriminator_joins(
+            self.counters.generator_updates, self.counters.discriminator_updates
+        )
+
+    @property
     def at_boundary(self) -> bool:
         """Whether no accumulated gradient is pending: only here a checkpoint holds the whole state."""
         return self._micro_batch == 0 and self.settled
@@ -318,6 +338,11 @@ class TrainingWrapper(LightningModule):
             for settings, player, count in zip(self._settings, self.players, updates, strict=False)
         ]
 
+    def watched(self) -> dict[str, Tensor]:
+        """Scalars beside the losses that a person may want to see, as they are now: weights, shares, codebooks."""
+        factors = getattr(self.combiner, "factors", {})
+        return {f"gradient_weight_{name}": factor for name, factor in factors.items()}
+
     def beta(self, penalty: str) -> float:
         """Factor of a penalty, now."""
         factor = self.betas.get(penalty)
@@ -327,15 +352,14 @@ class TrainingWrapper(LightningModule):
         """One micro-batch for whoever's turn it is; an update when enough of them have been seen."""
         torch.manual_seed(step_seed(self.seed, self.counters.batches, rank()))
         turn = 1 if self.discriminator_turn else 0
-        optimizers = self.optimizers()
-        optimizer = optimizers[turn] if isinstance(optimizers, list) else optimizers
+        optimizer = self._optimizer(turn)
         if self._micro_batch == 0:
             optimizer.zero_grad(set_to_none=True)
         if turn:
             losses = self.discriminator_losses(batch.audio)
             total = losses["discriminator"]
         else:
-            losses = self.generator_losses(batch.audio)
+            losses = self.generator_losses(batch.audio, meet=self._teach if self.discriminator_joins else None)
             if isinstance(losses, Losses):
                 losses.parts, losses.scale = self.accumulate * world_size(), self._loss_scale()
             total = self.combiner(losses)
@@ -353,6 +377,24 @@ class TrainingWrapper(LightningModule):
             if not turn and hasattr(self.combiner, "settle"):
                 self.combiner.settle()
         self.settled = True
+
+    def _teach(self, reconstruction: Reconstruction) -> None:
+        """The discriminator's step on a batch of the generator's; it is updated before it judges the last part."""
+        optimizer = self._optimizer(1)
+        if self._micro_batch == 0:
+            optimizer.zero_grad(set_to_none=True)
+        losses = self.discriminator_losses(reconstruction.target, estimate=reconstruction.estimate.detach())
+        total = losses["discriminator"]
+        losses = {name: value.detach() for name, value in losses.items()}
+        self.manual_backward(total / self.accumulate)
+        self.means.add({**losses, "loss_discriminator": total})
+        if self._micro_batch == self.accumulate - 1:
+            self.settled = False  # until the generator's half of the update is made as well
+            self._update(1, optimizer, losses)
+
+    def _optimizer(self, turn: int) -> Any:
+        optimizers = self.optimizers()
+        return optimizers[turn] if isinstance(optimizers, list) else optimizers
 
     def _float32(self) -> torch.autocast:
         """An island of float32 in whatever precision the trainer chose."""
@@ -373,8 +415,10 @@ class TrainingWrapper(LightningModule):
         admitted = searching or self.guard.admit(norm, losses)
         finite = norm == norm and norm != float("inf")
         if admitted:
-            if self.clip_norm is not None and finite and norm > self.clip_norm:
-                scale_gradients(parameters, self.clip_norm / norm)
+            own = self.players[turn].clip_norm
+            limit = self.clip_norm if own is None else own
+            if limit is not None and finite and norm > limit:
+                scale_gradients(parameters, limit / norm)
             for group, lr in zip(optimizer.param_groups, self._rates(turn), strict=True):
                 group["lr"] = lr
             optimizer.step()

@@ -175,6 +175,9 @@ def test_dropout_draws_the_bandwidths_from_the_seed():
     draws = [draw(seed) for seed in range(30)]
     assert set(draws) == {1, 2, 8}
     assert draws == [draw(seed) for seed in range(30)]
+    with torch.no_grad():
+        assert draws == [draw(seed) for seed in range(30)], "in the discriminator's turn too"
+    assert quantizer(torch.ones(1, 4, 20), deterministic=True).codes.shape[1] == 8
     quantizer.set_dropout_codebooks([])
     assert {draw(seed) for seed in range(60)} == set(range(1, 9))
     quantizer.set_num_codebooks(3)
@@ -205,14 +208,14 @@ def test_revival_by_usage_fills_the_codebook(rows):
         codebook = EuclideanCodebook(4, 128, expiry=expiry)
         for step in range(100):
             vectors = torch.randn(rows, 4)
-            codebook.begin(vectors * 0.3)  # a first batch that says little about the others
+            codebook.begin(vectors * 0.01)  # a first batch that says nothing about the others
             codebook.follow(vectors, codebook.encode(vectors), step)
         return len(codebook.encode(torch.randn(8000, 4)).unique()) / 128, codebook
 
     share, codebook = used("usage")
     assert share > 0.95
     assert codebook.usage.statistics()["perplexity"] > 0.5 * 128
-    assert used("encodec")[0] < 0.5
+    assert used("encodec")[0] < 0.3
 
 
 def test_revival_by_count_throws_away_all_codes_for_ever_where_vectors_are_few():
@@ -244,6 +247,17 @@ def test_revived_codes_stand_apart():
     close(codebook.embed_avg[1:11], codebook.embed[1:11] * codebook.cluster_size[1:11, None])
 
 
+def test_rare_codes_are_means_too():
+    """Smoothed counts would pull them towards zero where vectors are few."""
+    codebook = EuclideanCodebook(2, 1000, kmeans_init=False, expiry="usage")
+    codebook.cluster_size.fill_(1e-5)
+    codebook.embed.copy_(3 + torch.randn(1000, 2))
+    codebook.embed_avg.copy_(1e-5 * codebook.embed)
+    before = codebook.embed.clone()
+    codebook.follow(before[:2], torch.tensor([0, 1]), step=1)
+    close(codebook.embed, before)
+
+
 def test_statistics_say_what_happens():
     quantizer = ResidualVectorQuantizer(2, 2, bins=8, expiry="none").train()
     points = torch.randn(4, 2)
@@ -258,6 +272,23 @@ def test_statistics_say_what_happens():
     assert set(quantizer.state_dict()) == {
         f"vq.layers.{q}._codebook.{name}" for q in (0, 1) for name in ("inited", "cluster_size", "embed", "embed_avg")
     }
+
+
+def test_what_a_checkpoint_holds_is_enough_to_go_on():
+    """The checks of the usage are a function of the update's number, the draws of its seed."""
+
+    def learn(quantizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            quantizer.train()(torch.randn(1, 4, 50).requires_grad_(), step=step)
+        return quantizer.state_dict()
+
+    whole = ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True)
+    begun, resumed = (ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True) for _ in range(2))
+    resumed.load_state_dict(learn(begun, range(13)))
+    expected = learn(whole, range(30))
+    for name, value in learn(resumed, range(13, 30)).items():
+        assert value.equal(expected[name]), name
 
 
 class Host(nn.Module):
@@ -282,6 +313,11 @@ def test_codes_as_a_host_sees_them():
     assert shown.equal(latent.codes.float())
     close(controls.hidden(shown), latent.z)
     close(torch.jit.script(Host(controls))(shown), latent.z)
+
+
+def test_of_equal_codes_the_first_is_chosen():
+    codes = torch.randn(20, 4).repeat(3, 1)
+    assert quantization.nearest(codes, codes).equal(torch.arange(60) % 20)
 
 
 def test_the_memory_of_kmeans_is_bounded(monkeypatch):

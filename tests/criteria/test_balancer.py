@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from rave_tools.contracts import Losses
-from rave_tools.criteria.combiners import Balancer
+from rave_tools.criteria.combiners import Balancer, WeightedSum
 
 WEIGHTS = {"a": 1.0, "b": 3.0}
 
@@ -91,8 +91,9 @@ def test_losses_that_do_not_depend_on_the_output_pass_aside():
     assert torch.isfinite(balancer(losses))
 
 
-def test_accumulated_batches_leave_the_averages_of_one_large_batch():
-    whole, parts = Balancer(WEIGHTS, decay=0.9), Balancer(WEIGHTS, decay=0.9)
+@pytest.mark.parametrize("per_item", [True, False])
+def test_accumulated_batches_leave_the_averages_of_one_large_batch(per_item):
+    whole, parts = (Balancer(WEIGHTS, decay=0.9, per_item=per_item) for _ in range(2))
     for update in range(3):
         directions = draw(rows=6, seed=update)
         gradient_of(whole, directions)
@@ -104,11 +105,12 @@ def test_accumulated_batches_leave_the_averages_of_one_large_batch():
         torch.testing.assert_close(parts.state_dict()[name], value)
 
 
-def test_equal_parts_make_the_gradient_of_one_large_batch():
+@pytest.mark.parametrize("per_item", [True, False])
+def test_equal_parts_make_the_gradient_of_one_large_batch(per_item):
     directions = draw(rows=2)
     twice = {name: torch.cat([value, value]) for name, value in directions.items()}
-    whole = gradient_of(Balancer(WEIGHTS), twice)
-    parts = Balancer(WEIGHTS)
+    whole = gradient_of(Balancer(WEIGHTS, per_item=per_item), twice)
+    parts = Balancer(WEIGHTS, per_item=per_item)
     halves = [gradient_of(parts, directions, parts=2) / 2 for _ in range(2)]  # the trainer's mean over the parts
     torch.testing.assert_close(torch.cat(halves), whole)
 
@@ -119,8 +121,42 @@ def test_magnified_losses_give_the_same_gradient():
     assert torch.equal(magnified.pending_a, plain.pending_a)
 
 
-def test_an_overflow_is_forgotten():
-    balancer = Balancer(WEIGHTS)
+def test_without_balancing_it_is_a_weighted_sum_that_is_watched():
+    balancer, sum_of_them = Balancer(WEIGHTS, balance_grads=False), WeightedSum(WEIGHTS)
+    output = torch.zeros(4, 2, 5, requires_grad=True)
+    total = sum_of_them(linear(output, draw()))
+    total.backward()
+    torch.testing.assert_close(gradient_of(balancer, draw()), output.grad)
+    torch.testing.assert_close(balancer(linear(output, draw())), total.detach())
+    assert balancer.factors == WEIGHTS
+    assert float(balancer.shares["a"]) > 0.99, "as loud as it is"
+    balancer.settle()
+    assert balancer.norm_a[1] == 1
+
+
+def test_a_loss_without_weight_is_only_watched():
+    """As AudioCraft's losses of weight 0; nobody differentiates it, so it may even be infinite."""
+    balancer, output = Balancer({**WEIGHTS, "watched": 0.0}), torch.zeros(4, 2, 5, requires_grad=True)
+    losses = linear(output, draw())
+    losses["watched"] = output.sum() / 0
+    balancer(losses).backward()
+    torch.testing.assert_close(output.grad, gradient_of(Balancer(WEIGHTS), draw()))
+    assert "watched" not in balancer.shares
+    with pytest.raises(ValueError, match="weights are all 0"):
+        Balancer({"a": 0.0})
+
+
+def test_factors_are_what_the_losses_were_multiplied_by():
+    balancer, directions = Balancer(WEIGHTS), draw()
+    gradient = gradient_of(balancer, directions)
+    expected = sum(factor * directions[name] / 4 for name, factor in balancer.factors.items())
+    torch.testing.assert_close(gradient, expected)
+    assert set(balancer.factors) == set(WEIGHTS)
+
+
+@pytest.mark.parametrize("per_item", [True, False])
+def test_an_overflow_is_forgotten(per_item):
+    balancer = Balancer(WEIGHTS, per_item=per_item)
     gradient_of(balancer, draw())
     balancer.settle()
     before = {name: value.clone() for name, value in balancer.state_dict().items()}

@@ -1,5 +1,6 @@
 """The criteria of EnCodec, AudioCraft and Descript's codec equal theirs, from fixtures: values, gradients, maps."""
 
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -7,8 +8,7 @@ import pytest
 import torch
 
 from rave_tools.contracts import Losses
-from rave_tools.criteria import adversarial, mel, multiresolution, waveform
-from rave_tools.criteria.combiners import Balancer
+from rave_tools.criteria import adversarial, combiners, mel, multiresolution, waveform
 from rave_tools.criteria.discriminators import audiocraft, descript, stft
 from rave_tools.criteria.discriminators.combine import CombineDiscriminators
 from rave_tools.training.adversary import Adversary
@@ -186,14 +186,33 @@ def test_half_precision_judges_spectra_in_full() -> None:
     assert torch.nn.functional.cosine_similarity(audio.grad.flatten(), copy.grad.flatten(), dim=0) > 0.99
 
 
+MAKERS = [
+    partial(stft.MultiScaleSTFTDiscriminator, filters=2, n_ffts=(64,)),
+    partial(audiocraft.MultiPeriodDiscriminator, filters=1, max_filters=4, periods=(2,)),
+    partial(audiocraft.MultiScaleDiscriminator, filters=4, max_filters=8, n_scales=2),
+]
+
+
 def test_they_combine() -> None:
-    makers = [
-        partial(stft.MultiScaleSTFTDiscriminator, filters=2, n_ffts=(64,)),
-        partial(audiocraft.MultiPeriodDiscriminator, filters=1, max_filters=4, periods=(2,)),
-        partial(audiocraft.MultiScaleDiscriminator, filters=4, max_filters=8, n_scales=2),
-    ]
-    both = CombineDiscriminators(makers, channels=3)
-    assert len(both(torch.randn(2, 3, 400))) == 4
+    assert len(CombineDiscriminators(MAKERS, channels=3)(torch.randn(2, 3, 400))) == 4
+
+
+def test_nothing_stays_behind_on_the_processor(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A device without numbers stands in for a GPU: a tensor made elsewhere would not mix with its own."""
+    monkeypatch.setattr(torch, "autocast", lambda *_, **__: nullcontext())  # which knows no such device
+    judges = CombineDiscriminators(MAKERS, channels=1).to("meta")
+    audio = torch.zeros(2, 1, 400, device="meta", requires_grad=True)
+    game = Adversary(
+        judges,
+        discriminator_loss=adversarial.discriminator_loss("hinge_clipped"),
+        generator_loss=adversarial.generator_loss("hinge_clipped"),
+        feature_matching=adversarial.FeatureMatching(),
+        averaged=True,
+    )
+    losses = Losses(game.generator_losses(audio.detach(), audio), output=audio)
+    combiners.Balancer(dict.fromkeys(losses, 1.0)).to("meta")(losses).backward()
+    game.discriminator_losses(audio.detach(), audio)["discriminator"].backward()
+    assert audio.grad.is_meta and all(p.grad.is_meta for p in judges.parameters())
 
 
 def test_pooled_scales_hear_lower_rates() -> None:
@@ -206,14 +225,27 @@ def test_pooled_scales_hear_lower_rates() -> None:
     assert [f.maps[0].shape[-1] for f in flat(audio)] == [800, 800, 800]
 
 
-def test_descript_with_the_frames_of_its_codec() -> None:
+def test_descript_with_the_frames_of_its_codec_and_both_sides_of_its_game() -> None:
     case = fixture("descript")
+    every = case["every"]
     ours = descript.DescriptDiscriminator(periods=[], fft_sizes=[64], bands=[(0.0, 0.5), (0.5, 1.0)], match_stride=True)
     ours.load_state_dict(by_rule(case["shapes"]), strict=True)
     with torch.no_grad():
         (seen,) = ours(case["x"])
     for mine, theirs in zip([*seen.maps, seen.logits], case["maps"][0], strict=True):
-        near(mine, theirs, case["every"])
+        near(mine, theirs, every)
+    game = Adversary(
+        ours,
+        discriminator_loss=adversarial.discriminator_loss("least_squares"),
+        generator_loss=adversarial.generator_loss("least_squares"),
+        feature_matching=adversarial.FeatureMatching(relative=False, skip=0, include_logits=False, reduction="sum"),
+    )
+    fake = case["y"].clone().requires_grad_()
+    losses = game.generator_losses(case["x"], fake)
+    for key in ("adversarial", "feature_matching"):
+        close(losses[key].detach(), case[key])
+        near(torch.autograd.grad(losses[key], fake, retain_graph=True)[0], case[f"{key}_gradient"], every)
+    close(game.discriminator_losses(case["x"], fake)["discriminator"].detach(), case["discriminator"])
 
 
 # Losses of the game ---------------------------------------------------------------------------------------------------
@@ -312,7 +344,7 @@ def test_balancer(name: str, options: dict, order: tuple[str, ...]) -> None:
     """Four consecutive updates; the order in which the losses come is nothing to it."""
     facts = fixture("balancer")
     case, target = facts[name], facts["target"]
-    balancer = Balancer(facts["weights"], **options)
+    balancer = combiners.Balancer(facts["weights"], **options)
     for update, estimate in enumerate(facts["estimates"]):
         leaf = estimate.clone().requires_grad_()
         values = {

@@ -76,3 +76,20 @@ def test_unit_height_mel_filters_peak_at_most_at_one_and_cover_the_band() -> Non
     torch.testing.assert_close(inside, torch.ones_like(inside), atol=1e-5, rtol=0)
     with pytest.raises(ValueError, match="9000"):
         spectral.mel_filters(16000, 1024, 40, high=9000)
+
+
+@pytest.mark.parametrize(("n_fft", "window_length", "hop"), [(64, 50, 16), (64, 33, 10), (50, 20, 7)])
+def test_a_shorter_window_stands_in_the_middle_of_its_frame(n_fft: int, window_length: int, hop: int) -> None:
+    """As torch.stft places it, with its gradient."""
+    x = torch.randn(2, 300, requires_grad=True)
+    ours = spectral.stft(x, n_fft, hop=hop, window_length=window_length)
+    window = torch.hann_window(window_length)
+    theirs = torch.stft(x, n_fft, hop, window_length, window, pad_mode="reflect", return_complex=True)
+    torch.testing.assert_close(ours, theirs)
+    towards = torch.randn_like(theirs)
+    for mine, other in zip(
+        torch.autograd.grad(ours, x, towards), torch.autograd.grad(theirs, x, towards), strict=True
+    ):
+        torch.testing.assert_close(mine, other)
+    with pytest.raises(ValueError, match="window of 65 samples does not fit a 64-point"):
+        spectral.stft(x, 64, window_length=65)

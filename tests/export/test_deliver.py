@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 
+from rave_tools import config
 from rave_tools.errors import UserError
 from rave_tools.export import deliver
 from rave_tools.export.deliver import ExportFailed, describe, export
@@ -12,6 +13,7 @@ from rave_tools.export.nn_tilde import FACTS_FILE, LABELS, NUMBERS
 from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.verify import make_quiet, play
 from rave_tools.nn.normalization import SWITCHES
+from tests.loud import make_loud
 
 
 def make_file(tmp_path, codec, **options):
@@ -39,6 +41,15 @@ def test_every_kind_of_file_verifies_itself(case, tmp_path, make_codec):
     assert [path.name for path in tmp_path.iterdir()] == ["model.ts"]
     assert any("latency" in line for line in describe(delivered))
     assert any("CLICK" in warning for warning in delivered.warnings) == (case == "without streaming")
+
+
+def test_codes_in_a_space_of_their_own(tmp_path):
+    """Not lowered: vectors are compared with codes behind a projection."""
+    torch.manual_seed(0)
+    sizes = ["CAPACITY = 2", "LATENT_SIZE = 4", "NUM_QUANTIZERS = 3", "CODEBOOK_SIZE = 16", "NOISE_AUGMENTATION = 3"]
+    codec = config.load(["discrete"], [*sizes, "ResidualVectorQuantization.codebook_dim = 2"]).build("CODEC").eval()
+    make_loud(codec)
+    assert make_file(tmp_path, codec).verification.passed
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""What each of two processes does in test_parallel.py: python -m training.processes RANK PORT FOLDER [balanced]."""
+"""What each of two processes does in test_parallel.py: python -m training.processes RANK PORT FOLDER [COMBINER]."""
 
 import os
 import sys
@@ -21,10 +21,12 @@ def quiet_wrapper(**changes):
     return wrapper
 
 
-def balanced_wrapper():
-    """The same, with a share of the gradient for each loss instead of a weight."""
+def wrapper_with(combiner):
+    """The same, with the losses added ("sum"), or with a share of the gradient each ("balanced", "balanced_whole")."""
+    if combiner == "sum":
+        return quiet_wrapper()
     weights = {"fullband_distance": 1.0, "kl": 1.0, "adversarial": 3.0, "feature_matching": 3.0}
-    return quiet_wrapper(combiner=Balancer(weights, decay=0.9))
+    return quiet_wrapper(combiner=Balancer(weights, decay=0.9, per_item=combiner == "balanced"))
 
 
 def work(rank: int, port: int, folder: str, combiner: str = "sum") -> None:
@@ -33,7 +35,7 @@ def work(rank: int, port: int, folder: str, combiner: str = "sum") -> None:
         LOCAL_RANK=str(rank), NODE_RANK="0", WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port),
     )  # fmt: skip
     torch.set_num_threads(1)
-    wrapper = balanced_wrapper() if combiner == "balanced" else quiet_wrapper()
+    wrapper = wrapper_with(combiner)
     if rank == 1:  # equal weights are the strategy's business
         with torch.no_grad():
             for parameter in wrapper.parameters():

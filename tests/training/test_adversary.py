@@ -41,3 +41,15 @@ def test_losses_are_float32_in_half_precision():
             audio(), audio()
         )
     assert {value.dtype for value in losses.values()} == {torch.float32}
+
+
+def test_scales_are_added_or_averaged():
+    """RAVE adds up what its discriminators say, EnCodec takes the mean: both sides of the game, and its scores."""
+    added, averaged = toy_adversary(), toy_adversary()
+    averaged.load_state_dict(added.state_dict())
+    averaged.averaged = True
+    both = [game.discriminator_losses(audio(), 0 * audio()) for game in (added, averaged)]
+    both[0] |= {"adversarial": added.generator_losses(audio(), audio())["adversarial"]}
+    both[1] |= {"adversarial": averaged.generator_losses(audio(), audio())["adversarial"]}
+    for name, value in both[0].items():
+        torch.testing.assert_close(both[1][name], value / len(ToyDiscriminator().scales), msg=name)

@@ -5,7 +5,8 @@ import torch
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rave_tools.criteria.combiners import Balancer
-from rave_tools.runs import RunDirectory
+from rave_tools.errors import UserError
+from rave_tools.runs import RunDirectory, load_checkpoint
 from rave_tools.training.run import train
 
 from .test_run import go, same_weights
@@ -45,6 +46,22 @@ def test_a_resumed_run_equals_the_uninterrupted_one_bit_for_bit(tmp_path, estima
     same_weights(whole, again)
     assert rows[-1] == after[-1]
     assert whole.combiner.norm_adversarial[1] > 1 and whole.combiner.norm_kl[1] == 0
+
+
+def test_a_run_without_averages_is_not_resumed_with_them(tmp_path):
+    """Averages that began anew would change the weight of every loss without a word."""
+    go(tmp_path, max_steps=5)
+    with pytest.raises(UserError, match="combiner.norm_fullband_distance is not in the checkpoint"):
+        go(tmp_path, wrapper=balanced(), resume="last")
+
+
+def test_weights_taken_from_another_run_say_that_the_averages_were_not(tmp_path):
+    run = RunDirectory(tmp_path / "sum").create()
+    go(run.path, max_steps=5)
+    said: list[str] = []
+    weights = load_checkpoint(run.checkpoint_path("last"))["state_dict"]
+    go(tmp_path / "balanced", wrapper=balanced(), max_steps=1, init_from=weights, report=said.append)
+    assert any("not taken: combiner.norm_fullband_distance is not in the checkpoint" in line for line in said)
 
 
 class Doubled(ToyData):

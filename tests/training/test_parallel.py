@@ -12,7 +12,7 @@ import torch
 from rave_tools.runs import RunDirectory, open_run
 from rave_tools.training.run import train
 
-from .processes import balanced_wrapper, quiet_wrapper
+from .processes import wrapper_with
 from .toys import ToyData, to_batch
 
 
@@ -43,12 +43,12 @@ class Together(ToyData):
         return type(parts[0])([to_batch(batch.audio) for part in parts for batch in part])
 
 
-@pytest.mark.parametrize("combiner", ["sum", "balanced"])
+@pytest.mark.parametrize("combiner", ["sum", "balanced", "balanced_whole"])
 def test_two_processes_equal_one_with_the_double_batch(combiner, tmp_path):
     RunDirectory(tmp_path).create()
     port = free_port()
     processes = [start(rank, port, tmp_path, combiner) for rank in range(2)]
-    alone = balanced_wrapper() if combiner == "balanced" else quiet_wrapper()
+    alone = wrapper_with(combiner)
     train(
         wrapper=alone, data=Together(), run=RunDirectory(tmp_path / "alone").create(), config_text="# toy",
         max_steps=12, val_every=5, accelerator="cpu", ema=0.9, progress=False, estimate=False, report=lambda line: None,

@@ -5,6 +5,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from rave_tools.criteria.combiners import Balancer
 from rave_tools.errors import UserError
 from rave_tools.training.wrapper import GradientGuard, ScalarMeans, gradient_norm, step_seed
 
@@ -33,15 +34,38 @@ def scaled(wrapper, scale=2.0**10):
     return scaler
 
 
-def test_scaled_training_equals_plain_training_and_reports_the_true_norm():
-    plain, other = toy_wrapper(), toy_wrapper()
+def make(combiner):
+    """A toy whose losses are added, or balanced."""
+    weights = {"fullband_distance": 1.0, "kl": 1.0, "adversarial": 3.0, "feature_matching": 3.0}
+    return toy_wrapper(**({"combiner": Balancer(weights, decay=0.9)} if combiner == "balanced" else {}))
+
+
+@pytest.mark.parametrize("combiner", ["sum", "balanced"])
+def test_scaled_training_equals_plain_training_and_reports_the_true_norm(combiner):
+    plain, other = make(combiner), make(combiner)
     scaled(plain, 1.0), scaled(other)
     for index in range(8):
         for wrapper in (plain, other):
             wrapper.training_step(to_batch(ToyData().audio(index)), index)
         assert other.gradient_norms == pytest.approx(plain.gradient_norms, rel=1e-5)
-    for (name, a), b in zip(plain.named_parameters(), other.parameters(), strict=True):
+    for (name, a), b in zip(plain.state_dict().items(), other.state_dict().values(), strict=True):
         torch.testing.assert_close(a, b, msg=name)
+    if combiner == "balanced":
+        assert other.combiner.norm_adversarial[1] > 1
+
+
+def test_an_overflow_enters_no_average():
+    wrapper = make("balanced")
+    scaled(wrapper)
+    wrapper.training_step(to_batch(ToyData().audio(0)), 0)
+    before = wrapper.combiner.norm_fullband_distance.clone()
+    assert before[1] == 1
+    audio = ToyData().audio(1)
+    audio[0, 0, 0] = float("inf")
+    wrapper.training_step(to_batch(audio), 1)
+    assert wrapper.counters.skipped == 1 and torch.equal(wrapper.combiner.norm_fullband_distance, before)
+    wrapper.training_step(to_batch(ToyData().audio(2)), 2)
+    assert wrapper.counters.generator_updates == 2 and wrapper.combiner.norm_fullband_distance.isfinite().all()
 
 
 def test_an_overflow_lowers_the_scale_and_is_counted_as_skipped():

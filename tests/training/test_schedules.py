@@ -6,6 +6,9 @@ import torch
 
 from rave_tools.training.schedules import AdversarialSchedule, LinearDecay, LogRamp, OnePhase, RAVESchedule
 
+from .test_run import go, same_weights
+from .toys import toy_wrapper
+
 FIXTURES = Path(__file__).parents[1] / "fixtures"
 
 
@@ -53,22 +56,39 @@ def turns_of(schedule, batches, generator=0, discriminator=0):
 
 @pytest.mark.parametrize("probability", [0.25, 2 / 3, 1.0])
 def test_adversarial_turns_fall_at_random_in_the_right_number(probability):
-    schedule = AdversarialSchedule(0, probability, seed=3)
+    schedule = AdversarialSchedule(0, probability, shares_batches=False, seed=3)
     turns = turns_of(schedule, 20000)
     assert turns.count("D") / turns.count("G") == pytest.approx(probability, rel=0.05)
     # As by chance: what came before says nothing, so after a D comes a D as often as anywhere.
     share = probability / (1 + probability)
     again = sum(one == other == "D" for one, other in zip(turns, turns[1:], strict=False))
     assert again / turns.count("D") == pytest.approx(share, abs=0.02)
+    assert not any(schedule.discriminator_joins(updates, 0) for updates in range(100))
+    schedule = AdversarialSchedule(0, probability, seed=3)
+    assert turns_of(schedule, 100) == 100 * "G"
     joined = [schedule.discriminator_joins(updates, 0) for updates in range(20000)]
     assert sum(joined) / 20000 == pytest.approx(probability, rel=0.05)
-    assert turns != turns_of(AdversarialSchedule(0, probability, seed=4), 20000)
+    assert turns != turns_of(AdversarialSchedule(0, probability, shares_batches=False, seed=4), 20000)
 
 
 def test_adversarial_turns_are_resumed_where_they_stood():
-    whole = turns_of(AdversarialSchedule(seed=1), 300)
+    whole = turns_of(AdversarialSchedule(shares_batches=False, seed=1), 300)
     generator, discriminator = whole[:120].count("G"), whole[:120].count("D")
-    assert turns_of(AdversarialSchedule(seed=1), 180, generator, discriminator) == whole[120:]
+    assert turns_of(AdversarialSchedule(shares_batches=False, seed=1), 180, generator, discriminator) == whole[120:]
+
+
+def test_a_run_with_random_turns_is_resumed_bit_for_bit(tmp_path):
+    def random_turns():
+        return toy_wrapper(schedule=AdversarialSchedule(2, 2 / 3, shares_batches=False, seed=5))
+
+    whole, rows, _ = go(tmp_path / "whole", wrapper=random_turns())
+    go(tmp_path / "split", wrapper=random_turns(), max_steps=7)
+    again, after, _ = go(tmp_path / "split", wrapper=random_turns(), resume="last")
+    same_weights(whole, again)
+    assert rows[-1] == after[-1]
+    turns = turns_of(AdversarialSchedule(2, 2 / 3, shares_batches=False, seed=5), whole.counters.batches)
+    assert whole.counters.discriminator_updates == turns.count("D") > 0
+    assert whole.counters.generator_updates == turns.count("G") == 12
 
 
 def test_the_adversary_enters_at_its_start():

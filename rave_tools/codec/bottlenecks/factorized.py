@@ -124,9 +124,9 @@ class FactorizedResidualVQ(VariableCodebooks):
     ) -> Latent:
         """(B, D, N) -> Latent with z, codes of the codebooks in use, and penalties."""
         h = h.float() if h.dtype in (torch.float16, torch.bfloat16) else h
-        learn = self.training and torch.is_grad_enabled()
         with torch.autocast(h.device.type, enabled=False):
-            numbers = self._draw_levels(h.shape[0]).to(h.device) if learn else None
+            dropout = self.training and not deterministic
+            numbers = self._draw_levels(h.shape[0]).to(h.device) if dropout else None
             rest, total = h, torch.zeros_like(h)
             codes, penalties = [], torch.zeros(2, device=h.device)
             for level, quantizer in enumerate(self.quantizers[: self.num_codebooks]):
@@ -136,6 +136,7 @@ class FactorizedResidualVQ(VariableCodebooks):
                 if numbers is not None:
                     heard = level < numbers
                     chosen, distances = chosen * heard[:, None, None], distances * heard
+                if self.training and torch.is_grad_enabled():
                     quantizer.count(choice)
                 total = total + chosen
                 penalties = penalties + distances.mean(1)

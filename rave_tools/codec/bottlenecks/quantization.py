@@ -14,6 +14,8 @@ ROWS_AT_ONCE = 8192
 VECTORS_PER_CENTRE = 4
 """Where there are less, centres are the vectors themselves, and nothing is left for the next codebook to stand on."""
 
+FAINTEST_COUNT = 1e-12
+
 Expiry = Literal["count", "usage", "encodec", "none"]
 
 Watch = Callable[[Tensor, Tensor], Tensor]
@@ -38,7 +40,7 @@ class Quantized:
 
 
 def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
-    """Index of the closest code.
+    """Index of the closest code, the first of those that are equally close.
 
     Args:
         vectors: shape (n, D).
@@ -48,7 +50,8 @@ def nearest(vectors: Tensor, codes: Tensor) -> Tensor:
         Shape (n,).
     """
     # |x - e|^2 without |x|^2, which is the same for all codes.
-    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).argmin(1)
+    # min is twice as fast as argmin on processors, and as sure to answer with the first.
+    return torch.addmm(codes.square().sum(1), vectors, codes.T, alpha=-2).min(1).indices
 
 
 def draw(vectors: Tensor, number: int) -> Tensor:
@@ -97,9 +100,14 @@ def kmeans(vectors: Tensor, clusters: int, *, iterations: int) -> tuple[Tensor, 
     return centres, counts
 
 
+def in_company() -> bool:
+    """Whether several processes train together."""
+    return distributed.is_available() and distributed.is_initialized()
+
+
 def from_first_process(tensor: Tensor) -> Tensor:
     """The first process's numbers, in every process."""
-    if distributed.is_available() and distributed.is_initialized():
+    if in_company():
         tensor = tensor.contiguous()
         distributed.broadcast(tensor, 0)
     return tensor
@@ -107,7 +115,7 @@ def from_first_process(tensor: Tensor) -> Tensor:
 
 def from_all_processes(rows: Tensor) -> Tensor:
     """The rows of all processes in every process, those of the first one first; they may differ in number."""
-    if not (distributed.is_available() and distributed.is_initialized()):
+    if not in_company():
         return rows
     own = torch.tensor([rows.shape[0]], device=rows.device)
     counts = [torch.zeros_like(own) for _ in range(distributed.get_world_size())]
@@ -122,7 +130,7 @@ def from_all_processes(rows: Tensor) -> Tensor:
 
 def over_processes(tensor: Tensor) -> Tensor:
     """The sum over all processes, in every process."""
-    if distributed.is_available() and distributed.is_initialized():
+    if in_company():
         distributed.all_reduce(tensor)
     return tensor
 
@@ -200,7 +208,8 @@ class EuclideanCodebook(nn.Module):
         kmeans_init: begin with the cluster centres of the first batch.
         kmeans_iters: iterations of that.
         decay: weight of the past in the running counts and sums.
-        epsilon: counts are smoothed by it.
+        epsilon: counts are smoothed by it, but not with ``usage``, where all codes count for something and smoothing
+            would pull the rarer ones towards zero.
         threshold_ema_dead_code: see ``count``; 0 for never.
         expiry: see above.
         usage_ratio, revived_usage, check_every: see ``usage``.
@@ -303,8 +312,11 @@ class EuclideanCodebook(nn.Module):
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(over_processes(sums), 1 - self.decay)
         total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
-        self.embed.copy_(self.embed_avg / smoothed[:, None])
+        if self.expiry == "usage":
+            divisor = self.cluster_size.clamp_min(FAINTEST_COUNT)
+        else:
+            divisor = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
+        self.embed.copy_(self.embed_avg / divisor[:, None])
         if self.expiry == "count":
             dead = self.cluster_size < self.threshold
             self.usage.replaced.zero_()
@@ -360,12 +372,15 @@ class VectorQuantization(nn.Module):
         """What each code stands for: (S, D)."""
         return self.project_out(self.codebook.embed)
 
-    def quantize(self, vectors: Tensor, *, learn: bool, step: int | None = None) -> tuple[Tensor, Tensor, Tensor]:
+    def quantize(
+        self, vectors: Tensor, *, learn: bool, placed: bool = False, step: int | None = None
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Choose codes, and let the codebook follow.
 
         Args:
             vectors: shape (n, D).
             learn: whether the codebook begins, or moves.
+            placed: whether the codebook is known to have begun, which a device would have to be asked for.
             step: number of the update, see EuclideanCodebook.follow.
 
         Returns:
@@ -374,7 +389,7 @@ class VectorQuantization(nn.Module):
         """
         vectors = self.project_in(vectors)
         heard = vectors.detach()
-        if learn:
+        if learn and not placed:
             self.codebook.begin(heard)
         indices = self.codebook.encode(heard)
         chosen = self.codebook.decode(indices)
@@ -451,6 +466,11 @@ class ResidualVectorQuantization(nn.Module):
         )
 
     @property
+    def projected(self) -> bool:
+        """Whether vectors are compared with the codes in another space than their own."""
+        return any(layer.projected for layer in self.layers)
+
+    @property
     def ready(self) -> bool:
         """Whether every codebook stands for something that was heard."""
         return bool(torch.cat([layer.codebook.inited for layer in self.layers]).all())
@@ -477,8 +497,9 @@ class ResidualVectorQuantization(nn.Module):
         """
         rest, total = vectors, torch.zeros_like(vectors)
         indices, commitments, watched = [], [], []
+        placed = learn and self.ready
         for layer in self.layers[:levels]:
-            chosen, choice, commitment = layer.quantize(rest, learn=learn, step=step)
+            chosen, choice, commitment = layer.quantize(rest, learn=learn, placed=placed, step=step)
             rest = rest - chosen
             if first_alone:
                 rest = rest.detach()
@@ -487,7 +508,7 @@ class ResidualVectorQuantization(nn.Module):
             commitments.append(commitment)
             if watch is not None:
                 watched.append(watch(layer.codebook.embed, choice))
-        if not any(layer.projected for layer in self.layers):
+        if not self.projected:
             total = straight_through(vectors, total)
         return Quantized(
             total, torch.stack(indices), torch.stack(commitments), torch.stack(watched) if watched else vectors[:0, 0]
@@ -495,7 +516,9 @@ class ResidualVectorQuantization(nn.Module):
 
     @torch.no_grad()
     def begin(self, vectors: Tensor) -> None:
-        """Place all codebooks, each among what the ones before leave of vectors (n, D)."""
+        """Place all codebooks, each among what the ones before leave of vectors (n, D), unless they have a place."""
+        if self.ready:
+            return
         for layer in self.layers:
             layer.codebook.begin(layer.project_in(vectors))
             vectors = vectors - layer.decode(layer.encode(vectors))

@@ -11,6 +11,7 @@ from rave_tools.codec.bottlenecks.quantization import (
     Expiry,
     ResidualVectorQuantization,
     from_first_process,
+    in_company,
     to_codes,
     to_latents,
     to_vectors,
@@ -136,7 +137,8 @@ class ResidualVectorQuantizer(VariableCodebooks):
         decay: weight of the past in the running counts and sums.
         kmeans_init: place the codebooks by k-means.
         kmeans_iters: iterations of that.
-        threshold_ema_dead_code, expiry, usage_ratio, revived_usage, check_every: see EuclideanCodebook.
+        threshold_ema_dead_code: for the expiries ``count`` and ``encodec``; the default one judges by `usage_ratio`.
+        expiry, usage_ratio, revived_usage, check_every: see EuclideanCodebook.
         orthogonal_reg_weight: weight of how parallel the codes are. As in AudioCraft: codes that follow running means
             have no gradient, so it is a number in the logs and moves nothing.
         orthogonal_reg_active_codes_only: count only codes that the batch chose.
@@ -205,8 +207,10 @@ class ResidualVectorQuantizer(VariableCodebooks):
             return Latent(h, penalties=dict.fromkeys(self._penalties(), h.new_zeros(())))
         with torch.autocast(h.device.type, enabled=False):
             vectors = to_vectors(h)
-            levels = self._draw_levels(h.device) if learn else self.num_codebooks
-            if learn and self.vq.expiry != "encodec" and not self.placed:
+            # A discriminator, in whose turn nothing is learned here, hears the same numbers of codebooks.
+            dropout = self.q_dropout and self.training and not deterministic
+            levels = self._draw_levels(h.device) if dropout else self.num_codebooks
+            if learn and self.vq.expiry != "encodec":
                 self.vq.begin(vectors.detach())
             found = self.vq.quantize(
                 vectors,
@@ -230,10 +234,9 @@ class ResidualVectorQuantizer(VariableCodebooks):
 
     def _draw_levels(self, device: torch.device) -> int:
         """How many codebooks a batch uses, the same in all processes."""
-        if not self.q_dropout:
-            return self.num_codebooks
         choices = [n for n in self.dropout_codebooks if n <= self.num_codebooks] or range(1, self.num_codebooks + 1)
-        return choices[int(from_first_process(torch.randint(0, len(choices), (1,)).to(device)))]
+        drawn = torch.randint(0, len(choices), (1,))
+        return choices[int(from_first_process(drawn.to(device)) if in_company() else drawn)]
 
     def _orthogonality(self, codes: Tensor, indices: Tensor) -> Tensor:
         """Mean squared difference of the codes' cosines from the identity (arXiv 2112.00384, eq. 2), weighted."""

@@ -200,8 +200,8 @@ class _Layer(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, N, F) -> (B, C', N', F')."""
         conv = self.conv
-        plain = conv.stride == conv.dilation == (1, 1) and not torch.is_autocast_enabled(x.device.type)
-        if plain and x.requires_grad and x.device.type == "cpu" and conv.in_channels < BLOCK:
+        few = x.device.type == "cpu" and conv.in_channels < BLOCK and conv.stride == conv.dilation == (1, 1)
+        if few and x.requires_grad and not torch.is_autocast_enabled("cpu"):
             return _FewPlanes.apply(x, conv.kernel(), conv.bias, conv.padding)
         return conv(x)
 
