@@ -174,6 +174,18 @@ def describe_machine(machine: "Machine", chunk: int | None) -> list[str]:
     """What is about to play, in words."""
     channels = f"{machine.channels} in, {machine.out_channels} out"
     lines = [f"model: {machine.sample_rate} Hz, {channels}, {machine.hop} samples per latent"]
+    if machine.segments is not None and not machine.streaming:
+        from ..inference.reconstruct import WHOLE
+
+        length, stride = machine.segments
+        if length == WHOLE:
+            lines.append("plays whole files at once, however long, for it divides each by its loudness")
+        else:
+            seconds, shared = length / machine.sample_rate, (length - stride) / machine.sample_rate
+            lines.append(f"plays segments of {seconds:g} s on their own, {shared:g} s of each faded into the next")
+        if chunk is not None:
+            lines.append(f"--chunk_size {chunk} is not used: the segments of this model are fixed")
+        return lines
     if not machine.streaming:
         lines.append("plays whole files; long ones in overlapping parts that sound as one")
         return lines

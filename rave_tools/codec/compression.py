@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.bottlenecks.latent import LatentBottleneck
+from rave_tools.codec.segments import cut_segments, overlap_add
 from rave_tools.contracts import Latent
 from rave_tools.nn.streaming import NotStreamable, StreamInfo, stream_through, streaming
 
@@ -65,6 +66,12 @@ class CompressionModel(Autoencoder):
                     f"{encoder.hop} samples per frame, latent size {quantizer.latent_dim}); "
                     "make RATIOS, LATENT_SIZE and CHANNELS agree"
                 )
+        if segment is not None and not (segment > 0 and 0 <= overlap < 1):
+            raise ValueError(
+                f"segment = {segment:g} s with overlap = {overlap:g}: a segment has a length, and shares less than all "
+                "of it with the next; set CompressionModel.segment above 0 and overlap between 0 and 1, or segment = "
+                "None"
+            )
         self.sample_rate = sampling_rate
         self.channels = n_channels
         self.hop = int(encoder.hop)
@@ -156,6 +163,62 @@ class CompressionModel(Autoencoder):
             return None
         return audio.mean(1).square().mean(-1, keepdim=True).sqrt() + QUIETEST
 
+    @property
+    def segment_length(self) -> int | None:
+        """Samples that are coded at once; None where a sound is coded as a whole."""
+        return None if self.segment is None else max(1, int(self.segment * self.sample_rate))
+
+    @property
+    def segment_stride(self) -> int | None:
+        """Samples from the start of a segment to the start of the next."""
+        length = self.segment_length
+        return None if length is None else max(1, int((1 - self.overlap) * length))
+
+    def encode_segments(self, audio: Tensor) -> list[Latent]:
+        """Encode a sound of any length, (B, C, T): each segment on its own, divided by its own loudness.
+
+        The last segments are shorter, and what is missing of a frame is filled up by the encoder. Without segments
+        the list has one element.
+
+        Raises:
+            ValueError: audio of another shape, or without samples.
+        """
+        if audio.ndim != 3 or audio.shape[1] != self.channels or not audio.shape[-1]:
+            raise ValueError(
+                f"audio of shape {tuple(audio.shape)} is not (batch, {self.channels}, samples), which this codec needs"
+            )
+        length = self.segment_length or audio.shape[-1]
+        parts = cut_segments([audio], length=length, stride=self.segment_stride or length)
+        return [self.encode_bands(part, deterministic=True) for part in parts]
+
+    def decode_segments(self, latents: Sequence[Latent], length: int) -> Tensor:
+        """Decode what `encode_segments` made, fading each segment into the next.
+
+        Args:
+            latents: of the segments, in their order.
+            length: T of the sound.
+
+        Returns:
+            (B, C, T).
+
+        Raises:
+            ValueError: a length that these segments do not have.
+        """
+        expected = range(0, length, self.segment_stride or max(length, 1))
+        if not latents or len(latents) != len(expected):
+            raise ValueError(
+                f"a sound of {length} samples has {len(expected)} segments of this codec, but {len(latents)} were "
+                "given; give all of them and the length of the sound that was encoded"
+            )
+        decoded = (self.decode_latent(latent) for latent in latents)
+        audio = torch.cat(list(overlap_add(decoded, stride=self.segment_stride or length)), -1)
+        if audio.shape[-1] < length:
+            raise ValueError(
+                f"the segments make {audio.shape[-1]} samples, fewer than the {length} asked for; give the length of "
+                "the sound that was encoded"
+            )
+        return audio[..., :length]
+
     def to_bands(self, audio: Tensor) -> Tensor:
         return audio
 
@@ -180,7 +243,7 @@ class CompressionModel(Autoencoder):
         return bands
 
     def forward(self, audio: Tensor) -> Tensor:
-        """There and back: (B, C, T) -> (B, C, T)."""
+        """There and back in one piece, as in training: (B, C, T) -> (B, C, T)."""
         return self.decode_latent(self.encode(audio, deterministic=True))
 
     def receptive_field(self, *, recurrence: bool = True) -> tuple[int, int]:

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 
 from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.codec.compression import CompressionModel
+from rave_tools.codec.segments import cut_segments, overlap_add
 from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.nn.streaming import reset, streaming
 
@@ -16,6 +18,9 @@ LONGEST_CHUNK = 1 << 19
 
 UNKNOWN_CONTEXT = 1 << 16
 """Samples of context on both sides for a model that does not tell how far it looks; more than any RAVE does."""
+
+WHOLE = 1 << 62
+"""Samples of a segment that no sound exceeds."""
 
 
 @dataclass
@@ -34,6 +39,8 @@ class Machine:
         latency: of a streaming model's output, in samples; None if the model does not tell.
         context: samples to the left and right of an output sample that a model without streaming looks at; asked only
             when a file is longer than a chunk.
+        segments: (length, stride) in samples of the segments that a model plays each on its own, in place of chunks,
+            with all that ``process`` answers; None of a model that plays a sound as one.
     """
 
     process: Callable[[Tensor], Tensor]
@@ -47,6 +54,19 @@ class Machine:
     offset: int = 0
     latency: int | None = 0
     context: Callable[[], tuple[int, int]] | None = None
+    segments: tuple[int, int] | None = None
+
+
+def segments_of(codec: Autoencoder) -> tuple[int, int] | None:
+    """(length, stride) in samples of what a codec codes on its own; None where any parts with context will do.
+
+    A model that renormalises without segments needs the whole sound at once, however long: one segment.
+    """
+    if not isinstance(codec, CompressionModel):
+        return None
+    if codec.segment_length is not None and codec.segment_stride is not None:
+        return codec.segment_length, codec.segment_stride
+    return (WHOLE, WHOLE) if codec.renormalize else None
 
 
 def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, device: str = "cpu") -> Machine:
@@ -66,12 +86,18 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
         twin = copy.deepcopy(codec).eval()
     twin = fold_weight_norm(twin).requires_grad_(False).to(device)
 
+    segments = None if live else segments_of(codec)
+
     @torch.inference_mode()
     def process(x: Tensor) -> Tensor:
         noise = None
         if temperature > 0:
-            noise = temperature * torch.randn(x.shape[0], twin.latent_dim, x.shape[-1] // twin.hop, device=device)
-        latent = twin.encode(x.to(device), deterministic=temperature == 0, noise=noise)
+            noise = temperature * torch.randn(x.shape[0], twin.latent_dim, -(-x.shape[-1] // twin.hop), device=device)
+        heard = x.to(device)
+        if segments is None:
+            latent = twin.encode(heard, deterministic=temperature == 0, noise=noise)
+        else:  # its encoder fills the last frame up, which must not count for the loudness
+            latent = twin.encode_bands(heard, deterministic=temperature == 0, noise=noise)
         latent.z = twin.augment(latent.z, temperature)
         return twin.from_bands(twin.decode_latent(latent)).cpu()
 
@@ -87,6 +113,7 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
         offset=offset,
         latency=latency,
         context=codec.receptive_field,
+        segments=segments,
     )
 
 
@@ -96,7 +123,8 @@ def reconstruct(blocks: Iterable[Tensor], machine: Machine, *, chunk: int | None
     Args:
         blocks: (B, C, n) with any n.
         machine: what to play it through; it is restarted first.
-        chunk: samples at once; None chooses. Rounded up to the machine's unit.
+        chunk: samples at once; None chooses. Rounded up to the machine's unit; a machine of segments takes one
+            segment at once, whatever the chunk.
 
     Yields:
         Blocks (B, C', n), together exactly as long as the input and in time with it (a machine that does not announce
@@ -107,6 +135,8 @@ def reconstruct(blocks: Iterable[Tensor], machine: Machine, *, chunk: int | None
     if machine.streaming:
         unit = machine.unit if chunk else machine.hop
         yield from _stream(blocks, machine, -(-wanted // unit) * unit)
+    elif machine.segments is not None:
+        yield from _segments(blocks, machine, machine.segments)
     else:
         yield from _overlap(blocks, machine, -(-wanted // machine.hop) * machine.hop)
 
@@ -171,6 +201,24 @@ def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator
         past = torch.cat([past, window[..., :length]], -1)
         past = past[..., past.shape[-1] - kept :]
         window = window[..., length:]
+
+
+def _segments(blocks: Iterable[Tensor], machine: Machine, segments: tuple[int, int]) -> Iterator[Tensor]:
+    """Each segment on its own, faded into the next; what fills up the last frame is dropped."""
+    length, stride = segments
+    heard = 0
+
+    def counted() -> Iterator[Tensor]:
+        nonlocal heard
+        for block in blocks:
+            heard += block.shape[-1]
+            yield block
+
+    done = 0
+    played = map(machine.process, cut_segments(counted(), length=length, stride=stride))
+    for block in overlap_add(played, stride=stride):
+        yield block[..., : heard - done]
+        done += min(block.shape[-1], heard - done)
 
 
 def regroup(blocks: Iterable[Tensor], size: int, *, keep_rest: bool = False) -> Iterator[Tensor]:
