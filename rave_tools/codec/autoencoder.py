@@ -24,6 +24,9 @@ class Autoencoder(nn.Module, Streamable):
         latent_dim: D at the bottleneck.
         num_codebooks, codebook_size: of a discrete bottleneck, else 0.
         bands: M of the pretransform, 1 without.
+        input_mode: what the encoder hears: ``pqmf``, ``mel`` or ``raw``, the waveform.
+        output_mode: what the decoder makes: ``pqmf`` or ``raw``.
+        renormalize: each sound is divided by its loudness, which goes around the latents.
     """
 
     sample_rate: int
@@ -33,6 +36,19 @@ class Autoencoder(nn.Module, Streamable):
     num_codebooks: int = 0
     codebook_size: int = 0
     bands: int = 1
+    input_mode: str = "raw"
+    output_mode: str = "raw"
+    renormalize: bool = False
+
+    @property
+    def network(self) -> nn.Module:
+        """The encoder's network: encoder input to statistics."""
+        raise NotImplementedError
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        """What turns statistics into latents, by ``sample(statistics, temperature)``."""
+        raise NotImplementedError
 
     def to_bands(self, audio: Tensor) -> Tensor:
         """(B, C, T) -> (B, C*M, T / M)."""

@@ -219,6 +219,14 @@ class CompressionModel(Autoencoder):
             )
         return audio[..., :length]
 
+    @property
+    def network(self) -> nn.Module:
+        return self.encoder
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        return self.quantizer
+
     def to_bands(self, audio: Tensor) -> Tensor:
         return audio
 

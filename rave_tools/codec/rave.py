@@ -85,6 +85,14 @@ class RAVE(Autoencoder):
         self.register_buffer("latent_mean", torch.zeros(self.latent_dim))
         self.register_buffer("fidelity", torch.zeros(self.latent_dim))
 
+    @property
+    def network(self) -> nn.Module:
+        return self.encoder.encoder
+
+    @property
+    def bottleneck(self) -> nn.Module:
+        return self.encoder
+
     def to_bands(self, audio: Tensor) -> Tensor:
         return self.pqmf.encode(audio)
 

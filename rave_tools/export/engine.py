@@ -151,6 +151,20 @@ class Engine(nn.Module):
         products: how to multiply.
     """
 
+    # For TorchScript: a program may be so short that a list is empty.
+    rates: list[int]
+    widths: list[int]
+    pasts: list[int]
+    halves: list[bool]
+    slots: list[int]
+    specs: list[list[int]]
+    program_codes: list[int]
+    program_whens: list[int]
+    program_operands: list[list[int]]
+    program_values: list[float]
+    program_counts: list[int]
+    head_views: list[int]
+
     def __init__(self, program: Program, products: nn.Module) -> None:
         super().__init__()
         self.products = products
@@ -169,7 +183,7 @@ class Engine(nn.Module):
         self.constants = [*program.constants, torch.zeros(1)]
         self.stages = nn.ModuleList(Stage(step) for step in program.steps)
         self.inlet_view, self.outlet_view = program.inlet, program.outlet
-        self.head_views = torch.jit.annotate(list[int], list(program.heads))
+        self.head_views = list(program.heads)
         self.shared, self.shared_half = program.shared
         self.loudest = program.loudest
         self.hops = 0

@@ -143,14 +143,18 @@ def codec_parts(codec: Autoencoder, controls: nn.Module) -> Parts:
     """The halves of a codec.
 
     Args:
-        codec: streaming or plain, with submodules ``encoder`` and ``decoder`` and what stands around them; its noise
+        codec: streaming or plain, with a network, a bottleneck and a decoder, and what stands around them; its noise
             branches get gains, in place.
         controls: latents as a host sees them.
     """
     scale_noise(codec.decoder)
-    entrances: dict[str, list[Any]] = {"pqmf": [Analysis(codec.pqmf)], "mel": [codec.spectrogram], "raw": []}
-    exits: dict[str, list[Any]] = {"pqmf": [Synthesis(codec.pqmf)], "raw": []}
+    entrance: list[Any] = []
+    if codec.input_mode == "pqmf":
+        entrance = [Analysis(codec.pqmf)]
+    elif codec.input_mode == "mel":
+        entrance = [codec.spectrogram]
+    way_out: list[Any] = [Synthesis(codec.pqmf)] if codec.output_mode == "pqmf" else []
     return Parts(
-        [*entrances[codec.input_mode], codec.encoder.encoder, Posterior(codec.encoder, controls)],
-        [codec.decoder, *exits[codec.output_mode]],
+        [*entrance, codec.network, Posterior(codec.bottleneck, controls)],
+        [codec.decoder, *way_out],
     )

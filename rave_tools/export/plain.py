@@ -43,8 +43,8 @@ class PlainModel:
     def shown(self, audio: Tensor) -> Tensor:
         """What a host sees of audio: (B, C, T) -> (B, L, T / hop)."""
         x = audio if self.enter is None else self.enter.offline(audio)
-        encoder = self.codec.encoder
-        return self.controls.shown(encoder.sample(encoder(self.codec.encoder_input(x)), 0.0))
+        statistics = self.codec.network(self.codec.encoder_input(x))
+        return self.controls.shown(self.codec.bottleneck.sample(statistics, 0.0))
 
     @torch.no_grad()
     def heard(self, controls: Tensor) -> Tensor:

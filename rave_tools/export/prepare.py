@@ -23,7 +23,7 @@ from rave_tools.export.step import make_step, run_chain, still_knobs
 from rave_tools.generative.latent_prior import LatentPrior, PriorSampler
 from rave_tools.nn.conv import fold_weight_norm
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
-from rave_tools.nn.streaming import streaming
+from rave_tools.nn.streaming import NotStreamable, streaming
 
 STORAGE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 """What ``--precision`` means for the matrices of convolutions."""
@@ -157,6 +157,17 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         UserError: options that the codec cannot meet.
     """
     _check_options(codec, options)
+    if codec.renormalize:
+        raise UserError(
+            "this model divides each sound by its loudness and multiplies it back after decoding; a host has no place "
+            "to keep it. For hosts train with --override 'RENORMALIZE = False'; files play with `rave_tools generate`"
+        )
+    padded = {getattr(module, "pad_mode", "constant") for module in codec.modules()} - {"constant"}
+    if padded and not options.streaming:
+        raise UserError(
+            f"padded by {' and '.join(sorted(padded))}, this model depends on where a sound ends, which a file without "
+            "streams cannot know; leave --nostreaming out, or train with PAD_MODE = 'constant'"
+        )
     if prior is not None:
         options = with_size_of(options, prior)
     codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float()).requires_grad_(False)
@@ -173,7 +184,10 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
     offset = latency = 0
     live = codec
     if options.streaming:
-        live, info = streaming(codec, codec.hop)
+        try:
+            live, info = streaming(codec, codec.hop)
+        except NotStreamable as error:
+            raise UserError(f"this model cannot be exported for streaming: {error}") from error
         offset, latency = info.offset, info.latency
     parts = codec_parts(live, controls)
     has_noise = any(isinstance(module, NoiseSynthesis) for module in parts.modules())
