@@ -177,6 +177,29 @@ def _stream(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator[
 
 def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator[Tensor]:
     """Whole hops with the context that their neighbours need; equal to one pass over the whole signal."""
+    return overlapped(blocks, machine.process, chunk=chunk, grid=machine.hop, context=machine.context)
+
+
+def overlapped(
+    blocks: Iterable[Tensor],
+    process: Callable[[Tensor], Tensor],
+    *,
+    chunk: int,
+    grid: int,
+    context: Callable[[], tuple[int, int]] | None,
+    place: Callable[[int], int] | None = None,
+) -> Iterator[Tensor]:
+    """A signal through a function in parts with context, equal to one pass.
+
+    Args:
+        blocks: (..., n) with any n.
+        process: of (..., n), n a multiple of `grid`.
+        chunk: samples at once, a multiple of `grid`.
+        grid: of the function.
+        context: samples to the left and right that it looks at; asked only if there is more than a chunk.
+        place: where in the output a place of the input is; the same by default.
+    """
+    place = place or (lambda position: position)
     groups = regroup(blocks, chunk, keep_rest=True)
     window = next(groups, None)
     if window is None:
@@ -184,8 +207,8 @@ def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator
     left = right = 0
     ahead = next(groups, None)
     if ahead is not None:
-        left, right = machine.context() if machine.context else (UNKNOWN_CONTEXT, UNKNOWN_CONTEXT)
-        left, right = (-(-max(side, 0) // machine.hop) * machine.hop for side in (left, right))
+        left, right = context() if context else (UNKNOWN_CONTEXT, UNKNOWN_CONTEXT)
+        left, right = (-(-max(side, 0) // grid) * grid for side in (left, right))
     past = window[..., :0]
     while window.shape[-1]:
         while ahead is not None and window.shape[-1] < chunk + right:
@@ -194,9 +217,9 @@ def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator
         final = ahead is None and window.shape[-1] <= chunk + right
         length = window.shape[-1] if final else chunk
         whole = torch.cat([past, window[..., : length + right]], -1)
-        padded = torch.cat([whole, _silence(whole, -whole.shape[-1] % machine.hop)], -1)
-        y = machine.process(padded)
-        yield y[..., past.shape[-1] : past.shape[-1] + length]
+        padded = torch.cat([whole, _silence(whole, -whole.shape[-1] % grid)], -1)
+        y = process(padded)
+        yield y[..., place(past.shape[-1]) : place(past.shape[-1] + length)]
         kept = min(left, past.shape[-1] + length)
         past = torch.cat([past, window[..., :length]], -1)
         past = past[..., past.shape[-1] - kept :]
