@@ -62,6 +62,7 @@ class TokenItem:
         size, modified: of the source, in bytes and nanoseconds, to notice that it changed.
         samples: length at the codec's rate.
         rate: of the source, in hertz.
+        source_frames: length of the source at its own rate.
         rows: signals of the codec's channels that the source was divided into.
         frames: of each row.
         notes: what was done to the sound.
@@ -74,6 +75,7 @@ class TokenItem:
     modified: int
     samples: int = 0
     rate: int = 0
+    source_frames: int = 0
     rows: int = 1
     frames: int = 0
     notes: Sequence[str] = field(default=())

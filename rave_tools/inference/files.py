@@ -286,7 +286,8 @@ def write_sound(
     target_rate: int,
     channels: int,
     subtype: str,
-    frames: int | None,
+    frames: int | None = None,
+    length: int | None = None,
 ) -> bool:
     """Write what a model answered into the target of an outcome, and say there how it went.
 
@@ -298,6 +299,7 @@ def write_sound(
         channels: of the file.
         subtype: as libsndfile names it.
         frames: expected; None if unknown.
+        length: that the file shall have exactly, where resampling would make it a sample longer or shorter.
 
     Returns:
         Whether there was anything to write.
@@ -310,12 +312,16 @@ def write_sound(
             broken += int((~torch.isfinite(block)).sum())
             audio = back(torch.nan_to_num(block).reshape(channels, -1).numpy())
             writer = writer or WavWriter(
-                outcome.job.target, sample_rate=target_rate, channels=channels, subtype=subtype, frames=frames
+                outcome.job.target, sample_rate=target_rate, channels=channels, subtype=subtype, frames=length or frames
             )
-            writer.write(audio)
+            writer.write(audio if length is None else audio[:, : length - writer.frames])
         if writer is None:
             return False
-        writer.write(back.finish())
+        rest = back.finish()
+        if length is not None:
+            missing = length - writer.frames - rest.shape[1]
+            rest = np.pad(rest, ((0, 0), (0, max(0, missing))))[:, : length - writer.frames]
+        writer.write(rest)
         writer.finish()
     finally:
         if writer is not None:
@@ -335,9 +341,11 @@ class Sound:
 
     Attributes:
         broken_input: samples that were not finite; one of them would spoil all that follows.
+        frames: read, at the file's rate.
     """
 
     broken_input: int = 0
+    frames: int = 0
 
 
 def read_sound(
@@ -350,6 +358,7 @@ def read_sound(
     while True:
         samples = reader.read(BLOCK)
         done += samples.shape[1]
+        sound.frames = done
         ended = samples.shape[1] == 0
         broken = int((~np.isfinite(samples)).sum())
         if broken:

@@ -11,6 +11,7 @@ from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.compression import CompressionModel
 from rave_tools.codec.segments import cut_segments, overlap_add
 from rave_tools.nn.conv import fold_weight_norm
+from rave_tools.nn.recurrent import GRU, LSTM
 from rave_tools.nn.streaming import reset, streaming
 
 LONGEST_CHUNK = 1 << 19
@@ -55,6 +56,18 @@ class Machine:
     latency: int | None = 0
     context: Callable[[], tuple[int, int]] | None = None
     segments: tuple[int, int] | None = None
+
+
+def context_of(codec: Autoencoder) -> tuple[int, int]:
+    """Samples of context to the left and right that a part of a sound needs to come out as in one pass.
+
+    A recurrent layer remembers for ever; its memory is followed twice as far as to a millionth of the strongest, for
+    what is left of many samples adds up.
+    """
+    left, right = codec.receptive_field()
+    if any(isinstance(module, (GRU, LSTM)) for module in codec.modules()):
+        return 2 * left, 2 * right
+    return left, right
 
 
 def segments_of(codec: Autoencoder) -> tuple[int, int] | None:
@@ -112,7 +125,7 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
         streaming=live,
         offset=offset,
         latency=latency,
-        context=codec.receptive_field,
+        context=lambda: context_of(codec),
         segments=segments,
     )
 

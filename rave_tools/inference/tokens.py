@@ -31,7 +31,14 @@ from rave_tools.inference.files import (
     targets,
     write_sound,
 )
-from rave_tools.inference.reconstruct import LONGEST_CHUNK, Machine, machine_of, overlapped, segments_of
+from rave_tools.inference.reconstruct import (
+    LONGEST_CHUNK,
+    Machine,
+    context_of,
+    machine_of,
+    overlapped,
+    segments_of,
+)
 from rave_tools.nn.conv import fold_weight_norm
 
 DTYPES = ("float32", "float16")
@@ -87,7 +94,7 @@ class Tokenizer:
         self.chunk = max(1, chunk // self.hop)
         self.codec = fold_weight_norm(copy.deepcopy(codec).eval()).requires_grad_(False).to(device)
         self._field: tuple[int, int] | None = None
-        self._measured = codec.receptive_field
+        self._measured = lambda: context_of(codec)
 
     def context(self) -> tuple[int, int]:
         """Samples of context, a frame more than the codec tells, for other samples of a frame look further."""
@@ -284,8 +291,9 @@ def _encode_file(
             if sound.broken_input:
                 outcome.notes.append(f"{sound.broken_input} samples that are not finite made silent")
             done = replace(
-                item, samples=samples, rate=facts.sampling_rate, notes=tuple(outcome.notes), damage=reader.damage
-            )
+                item, samples=samples, rate=facts.sampling_rate, source_frames=sound.frames, notes=tuple(outcome.notes),
+                damage=reader.damage,
+            )  # fmt: skip
             return done, torch.cat(scales, 1).numpy() if scales else None
 
         writer.add(item, kept(), complete=complete)
@@ -363,7 +371,7 @@ def decode_database(
             played = tokenizer.decode(_stored(store, entries), samples=item.samples, scales=stacked)
             write_sound(
                 played, outcome, rate=codec.sample_rate, target_rate=rate, channels=item.rows * codec.channels,
-                subtype=SUBTYPES[bits], frames=round(item.samples * rate / codec.sample_rate),
+                subtype=SUBTYPES[bits], length=item.source_frames if keep_rate else item.samples,
             )  # fmt: skip
         except StoreError as error:
             outcome.problem = str(error)

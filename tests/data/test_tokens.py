@@ -4,8 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 
 from rave_tools.data.store import StoreError
 from rave_tools.data.tokens import PART, TokenFacts, TokenItem, TokenStore, TokenWriter
@@ -13,20 +12,6 @@ from rave_tools.data.tokens import PART, TokenFacts, TokenItem, TokenStore, Toke
 CODEC = {"sample_rate": 100, "num_codebooks": 3, "latent_dim": 5, "weights": "abc"}
 FACTS = TokenFacts("codes", "int16", CODEC, "runs/a")
 LENGTHS = (7, 2 * PART + 300)
-
-
-class Crops(Dataset):
-    """Crops of 5 frames, the same for every index wherever they are read."""
-
-    def __init__(self, folder):
-        self.store = TokenStore(folder)
-        self.store[0]  # open before it is pickled
-
-    def __len__(self):
-        return len(self.store)
-
-    def __getitem__(self, index):
-        return torch.from_numpy(self.store.crop(index, 5, generator=np.random.default_rng(index)))
 
 
 def contents(item, frames, rows=2):
@@ -55,6 +40,9 @@ def test_what_is_written_is_read(tmp_path):
         assert store.frames(index) == LENGTHS[number] and store.item(index).path == f"{number}.wav"
     for start, stop in ((0, 0), (PART - 3, PART), (PART, PART + 1), (PART - 1, 2 * PART + 1), (2 * PART + 299, None)):
         assert np.array_equal(store.read(3, start, stop), contents(1, LENGTHS[1])[1][:, start:stop])
+    crop = store.crop(3, 2 * PART, generator=np.random.default_rng(0))
+    places = [s for s in range(301) if np.array_equal(crop, contents(1, LENGTHS[1])[1][:, s : s + 2 * PART])]
+    assert len(places) == 1
     with pytest.raises(ValueError, match=r"frames 3 to 8 of 0\.wav, which has 7"):
         store.read(0, 3, 8)
     with pytest.raises(ValueError, match=r"crop of 8 frames of 0\.wav, which has 7"):
@@ -63,9 +51,12 @@ def test_what_is_written_is_read(tmp_path):
 
 def test_workers_that_are_spawned_read_it(tmp_path):
     fill(tmp_path)
-    crops = Crops(tmp_path)
-    loader = DataLoader(crops, batch_size=1, num_workers=2, multiprocessing_context="spawn")
-    assert [batch[0].tolist() for batch in loader] == [crops[index].tolist() for index in range(len(crops))]
+    store = TokenStore(tmp_path)
+    assert len(store[0])  # it is open when it is pickled
+    loader = DataLoader(store, batch_size=None, num_workers=2, multiprocessing_context="spawn")
+    read = list(loader)
+    assert len(read) == len(store) == 4
+    assert all(np.array_equal(values.numpy(), store[index]) for index, values in enumerate(read))
 
 
 def test_an_interrupted_sound_leaves_nothing_behind(tmp_path):
