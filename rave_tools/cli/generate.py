@@ -218,7 +218,7 @@ def describe_machine(machine: "Machine", chunk: int | None) -> list[str]:
 
         length, stride = machine.segments
         if length == WHOLE:
-            lines.append("plays whole files at once, however long, for it divides each by its loudness")
+            lines.append("plays whole files at once, however long, for it normalises over all of a sound")
         else:
             seconds, shared = length / machine.sample_rate, (length - stride) / machine.sample_rate
             lines.append(f"plays segments of {seconds:g} s on their own, {shared:g} s of each faded into the next")

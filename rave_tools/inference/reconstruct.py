@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.compression import CompressionModel
@@ -73,13 +73,15 @@ def context_of(codec: Autoencoder) -> tuple[int, int]:
 def segments_of(codec: Autoencoder) -> tuple[int, int] | None:
     """(length, stride) in samples of what a codec codes on its own; None where any parts with context will do.
 
-    A model that renormalises without segments needs the whole sound at once, however long: one segment.
+    A model without segments that renormalises, or normalises over time inside (time_group_norm), needs the whole sound
+    at once, however long: one segment.
     """
     if not isinstance(codec, CompressionModel):
         return None
     if codec.segment_length is not None and codec.segment_stride is not None:
         return codec.segment_length, codec.segment_stride
-    return (WHOLE, WHOLE) if codec.renormalize else None
+    over_time = codec.renormalize or any(isinstance(module, nn.GroupNorm) for module in codec.modules())
+    return (WHOLE, WHOLE) if over_time else None
 
 
 def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, device: str = "cpu") -> Machine:
