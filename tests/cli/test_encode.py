@@ -18,10 +18,11 @@ CONFIGS = {
     "segments": f"include 'encodec_48khz.gin'\n{SMALL}BANDWIDTHS = [0.6, 1.2, 2.4]\n",
     "plain": f"include 'encodec_24khz.gin'\n{SMALL}BANDWIDTHS = []\n",
     "discrete": "include 'discrete.gin'\nCAPACITY = 4\nRATIOS = [4, 2, 2, 2]\nLATENT_SIZE = 8\nNUM_QUANTIZERS = 3\n",
+    "dac": "include 'dac_16khz.gin'\nCAPACITY = 4\nNUM_QUANTIZERS = 3\nLATENT_SIZE = 64\nCODEBOOK_SIZE = 16\n",
     "continuous": "include 'v2.gin'\ninclude 'causal.gin'\nCAPACITY = 4\nRATIOS = [4, 2, 2, 2]\nLATENT_SIZE = 8\n",
 }
 SOUNDS = (("a.wav", (50001, 1), 44100), ("deep/a.flac", (50021, 2), 48000), ("a.flac", (1, 1), 24000))
-KINDS = {"segments": "codes", "plain": "codes", "discrete": "codes", "continuous": "latents"}
+KINDS = {"segments": "codes", "plain": "codes", "discrete": "codes", "dac": "codes", "continuous": "latents"}
 
 
 def make_run(folder, text, seed=0):
@@ -123,6 +124,34 @@ def test_a_bad_file_is_counted_and_named_and_the_others_are_done(runs, sounds, t
         assert f"files encoded  {encoded}" in out and "problems       1" in out
         assert "bad.wav" in out and "[not encoded]" in out
     assert len(TokenStore(tmp_path / "db").items) == 3
+
+
+def test_a_damaged_file_is_encoded_as_far_as_it_goes_and_named_every_time(runs, sounds, tmp_path, capsys):
+    whole = (sounds / "deep/a.flac").read_bytes()
+    (sounds / "deep/a.flac").write_bytes(whole[: len(whole) // 2])
+    for encoded in (3, 0):
+        assert encode(runs["plain"], sounds, tmp_path / "db") == 1
+        out = capsys.readouterr().out
+        assert f"files encoded  {encoded}" in out and "problems       1" in out and "[incomplete]" in out
+    store = TokenStore(tmp_path / "db")
+    (item,) = [item for item in store.items if item.damage]
+    assert item.path == "deep/a.flac" and 1000 < item.source_frames < 50021
+    store.close()
+    assert generate(runs["plain"], tmp_path / "db", tmp_path / "back") == 1
+    assert item.damage in capsys.readouterr().out and len(tree(tmp_path / "back")) == 3
+
+
+def test_another_file_of_the_same_place_does_not_replace_the_first(runs, sounds, tmp_path, capsys):
+    (tmp_path / "others").mkdir()
+    soundfile.write(tmp_path / "others" / "a.wav", np.zeros(4000), 24000)
+    assert encode(runs["plain"], sounds, tmp_path / "db") == 0
+    assert encode(runs["plain"], tmp_path / "others", tmp_path / "db") == 1
+    assert "a.wav is there already" in capsys.readouterr().err
+    assert encode(runs["plain"], sounds, tmp_path / "both", "--input", str(tmp_path / "others")) == 0
+    assert {item.path for item in TokenStore(tmp_path / "both").items} > {"sounds/a.wav", "others/a.wav"}
+    sounds.rename(tmp_path / "moved")
+    assert encode(runs["plain"], tmp_path / "moved", tmp_path / "db") == 0
+    assert "already there  3" in capsys.readouterr().out
 
 
 def test_fewer_codebooks_are_remembered(runs, sounds, tmp_path, capsys):
