@@ -154,7 +154,7 @@ def open_run(path: str | os.PathLike[str], *, which: str = LAST, ema: bool = Fal
         raise RunError(f"{file}: {error}") from error
     config_text = content.get("config")
     if "state_dict" not in content or not config_text:
-        hint = _how_to_import(file) if "pytorch-lightning_version" in content else ""
+        hint = _how_to_import(file) if "pytorch-lightning_version" in content else _how_to_import_weights(content, file)
         raise RunError(f"{file} is no checkpoint of rave_tools: it holds {', '.join(sorted(map(str, content)))}, "
                        f"and not both state_dict and config.{hint}")
     state = dict(content["state_dict"])
@@ -341,6 +341,13 @@ def begins_as_torch(path: Path) -> bool:
 
 def _how_to_import(path: Path) -> str:
     return f" If acids-rave made it: rave_tools import --run {path} --output RUN makes a run of it."
+
+
+def _how_to_import_weights(content: Mapping[Any, Any], path: Path) -> str:
+    if not any(str(name).startswith(("encoder.", "xp.cfg", "best_state", "metadata")) for name in content):
+        return ""
+    return (" If it is a published codec: rave_tools import --from encodec|audiocraft|transformers|dac "
+            f"--checkpoint {path} --output RUN makes a run of it.")
 
 
 def _good_one_beside(path: Path) -> str:

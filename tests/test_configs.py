@@ -76,8 +76,7 @@ def test_every_file_is_tested_here() -> None:
     shipped = {path.stem for path in CONFIGS.rglob("*.gin") if path.parent.name not in ("augment", "prior")}
     here = PARTS | {word for names in [*MODELS, *RECIPES, *MIXED] for word in names.split()}
     assert here <= shipped
-    beside = [Path(__file__).with_name("test_configs_criteria.py")]
-    beside += [Path(__file__).parent / "codec" / name for name in ("test_dac.py", "test_seanet.py")]
+    beside = [Path(__file__).with_name(f"test_configs_{topic}.py") for topic in ("criteria", "compression")]
     assert not shipped - here - {word for path in beside if path.exists() for word in strings_in(path)}
 
 

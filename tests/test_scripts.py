@@ -13,7 +13,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 
+import numpy as np
 import pytest
+import soundfile
 
 SCRIPTS = Path(__file__).parent.parent / "scripts"
 
@@ -264,3 +266,50 @@ def accepts(command: str, words: list[str]) -> None:
 
     flags = usage.new_flags(cli.load_command(command))
     assert flags([command, *words]) == [command]
+
+
+@pytest.fixture(scope="module")
+def baseline() -> ModuleType:
+    spec = importlib.util.spec_from_file_location("train_baseline", SCRIPTS / "train_baseline.py")
+    assert spec and spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("argv", [[], ["--1ch", "--32ch"], ["--32ch", "--channels", "4"], ["--channels", "0"]])
+def test_the_baseline_wants_to_know_how_many_channels(baseline: ModuleType, argv: list[str], capsys) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        baseline.words(argv)
+    assert stopped.value.code == 2
+    assert "--1ch" in capsys.readouterr().err
+
+
+def test_the_baseline_is_a_thin_door_onto_train(baseline: ModuleType) -> None:
+    start = ["train", "--config"]
+    end = ["--audio_path", "/scratch/eigenscape/", "--wandb", "auto"]
+    one = [*start, "encodec_baseline_1ch", "--channels", "1", "--name", "baseline_1ch"]
+    assert baseline.words(["--1ch"]) == [*one, *end]
+    many = [*start, "encodec_baseline_32ch", "--channels", "25", "--name", "foa"]
+    rest = ["--audio_path", "a", "--audio_path", "b", "--wandb=off", "--batch", "2"]
+    given = ["--channels", "25", "--name", "foa", *rest]
+    assert baseline.words(given) == [*many, *rest]
+    stored = ["--db_path", "db", "--channel_choice", "random", "--wandb", "auto"]
+    assert baseline.words(["--1ch", "--db_path", "db"]) == [*one, *stored]
+    assert baseline.words(["--1ch", "--resume", "runs/one"]) == ["train", "--resume", "runs/one", "--wandb", "auto"]
+
+
+def test_the_baseline_trains_on_many_channels(baseline: ModuleType, tmp_path: Path) -> None:
+    """As a reader of its documentation calls it; with a network small enough for a test."""
+    generator = np.random.default_rng(0)
+    for number in range(2):
+        noise = 0.1 * generator.standard_normal((36000, 32))
+        soundfile.write(tmp_path / f"{number}.wav", noise, 24000, subtype="PCM_24", format="RF64")
+    small = ["--override", "CAPACITY = 2", "--override", "DISCRIMINATOR_CAPACITY = 2", "--override", "LATENT_SIZE = 8"]
+    words = [sys.executable, str(SCRIPTS / "train_baseline.py"), "--32ch", "--audio_path", str(tmp_path), "--out_path",
+             str(tmp_path / "runs"), "--smoke_test", "--workers", "0", "--batch", "1", *small]  # fmt: skip
+    environment = {**os.environ, "PYTHONPATH": str(SCRIPTS.parent), "WANDB_MODE": "offline", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(words, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "32 channel(s)" in done.stdout and "done at step 2" in done.stdout
+    assert (tmp_path / "runs" / "baseline_32ch" / "validation_segments.json").exists()

@@ -14,24 +14,26 @@ if TYPE_CHECKING:
     from ..config import Config
     from ..importing.registry import Imported
 
-HELP = "make a run of another program (acids-rave) one of ours, to train on, export and play"
+HELP = "make a run or published weights of another program one of ours, to train on, export and play"
 RECORD_NAME = "import.txt"
 
 
 def define(flags: absl_flags.FlagValues) -> None:
     """Define the flags of the command."""
-    absl_flags.DEFINE_enum("from", "rave", list(SOURCES), "which program made the run", flag_values=flags)
-    absl_flags.DEFINE_string(
-        "run", None, "run folder or checkpoint of that program", required=True, flag_values=flags
-    )
+    absl_flags.DEFINE_enum("from", "rave", list(SOURCES), "which program made it", flag_values=flags)
+    absl_flags.DEFINE_string("run", None, "run folder or checkpoint of that program", flag_values=flags)
     absl_flags.DEFINE_string("output", None, "folder of the new run", required=True, flag_values=flags)
     absl_flags.DEFINE_string(
-        "checkpoint", None, "which checkpoint of a folder, by a part of its name (default: the newest)",
-        flag_values=flags,
+        "checkpoint", None, "the file, or a folder that has it; beside --run: which of a folder's checkpoints, by a "
+        "part of its name (default: the newest)", flag_values=flags,
     )  # fmt: skip
     absl_flags.DEFINE_string(
-        "config", None, "its configuration, where it does not lie beside the checkpoint", flag_values=flags
+        "config", None, "its configuration, where it does not lie in the checkpoint or beside it", flag_values=flags
     )
+    absl_flags.DEFINE_multi_string(
+        "override", [], "gin binding on top of what was imported, for what the checkpoint does not say; repeatable",
+        flag_values=flags,
+    )  # fmt: skip
 
 
 def run(flags: absl_flags.FlagValues) -> int:
@@ -44,11 +46,9 @@ def run(flags: absl_flags.FlagValues) -> int:
         raise UserError(f"there is a run at {folder.path} already; choose another --output")
     if folder.path.is_file():
         raise UserError(f"--output {folder.path} is a file; give the folder of the new run")
-    name, path = flags["from"].value, Path(flags["run"].value).expanduser()
-    config_file = flags["config"].value
-    choice = Choice(flags["checkpoint"].value, Path(config_file).expanduser() if config_file else None)
-    imported = reader(name)(path, choice)
-    text, wrapper = _built(imported)
+    path, choice = _chosen(flags)
+    imported = reader(flags["from"].value)(path, choice)
+    text, wrapper = _built(imported, flags["override"].value)
     check_weights(imported, wrapper, of=str(path))
     made = content(imported, wrapper, config_text=text)
     folder.create()
@@ -65,12 +65,23 @@ def run(flags: absl_flags.FlagValues) -> int:
     return 0
 
 
-def _built(imported: "Imported") -> tuple[str, Any]:
+def _chosen(flags: absl_flags.FlagValues) -> tuple[Path, Choice]:
+    """What is to be imported. Without --run, --checkpoint is the file itself and not a part of its name."""
+    run, checkpoint, config_file = (flags[name].value for name in ("run", "checkpoint", "config"))
+    if run is None and checkpoint is None:
+        raise UserError("nothing to import: give --checkpoint FILE, or --run FOLDER")
+    config_path = Path(config_file).expanduser() if config_file else None
+    if run is None:
+        return Path(checkpoint).expanduser(), Choice(None, config_path)
+    return Path(run).expanduser(), Choice(checkpoint, config_path)
+
+
+def _built(imported: "Imported", overrides: Sequence[str]) -> tuple[str, Any]:
     """The run's own configuration, which alone rebuilds the model, and the training wrapper that it describes."""
     from .. import config
     from ..training.run import train
 
-    described = config.load([], text=imported.config_text, text_name="the imported configuration")
+    described = config.load([], overrides, text=imported.config_text, text_name="the imported configuration")
     text = described.operative(train)
     alone: Config = config.load([], text=text)
     return text, alone.build_argument(train, "wrapper")

@@ -77,6 +77,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     import torch
 
     from ..training.cadence import TrainingStopped
+    from ..training.memory import keep_freed_memory
     from ..training.run import train
 
     first = os.environ.get("LOCAL_RANK", "0") == "0"
@@ -95,6 +96,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     machine = _machine(flags)
     torch.set_float32_matmul_precision("high")  # as RAVE: TF32 on the GPUs that have it
     _check_precision(settings.get("precision", "32"), machine["accelerator"])
+    if machine["accelerator"] == "cpu" or (machine["accelerator"] == "auto" and not torch.cuda.is_available()):
+        keep_freed_memory()
     text = loaded.operative(train, **settings)
     facts = _facts(values, model, opened)
     data = training_data.build(values, loaded, workers=flags["workers"].value, run=folder.path)

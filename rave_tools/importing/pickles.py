@@ -120,8 +120,25 @@ def _load(path: Path, replaced: set[str]) -> Any:
 
 
 def _load_restricted(path: Path, replaced: set[str]) -> Any:
+    unpickler = restricted_unpickler(replaced)
+
+    def load(stream: Any, **options: Any) -> Any:
+        return unpickler(stream, **options).load()
+
+    # What torch asks of a pickle module; storages it finds itself, by their names.
+    reader = SimpleNamespace(__name__="rave_tools", Unpickler=unpickler, load=load)
+    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+
+
+def restricted_unpickler(replaced: set[str]) -> type[pickle.Unpickler]:
+    """A reader of pickles that finds what is admitted, and records for the rest.
+
+    Args:
+        replaced: gains the names of the classes that it did not look up.
+    """
+
     class Unpickler(pickle.Unpickler):
-        """Finds what is admitted, and records for the rest."""
+        """See `restricted_unpickler`."""
 
         def find_class(self, module: str, name: str) -> Any:
             module = "builtins" if module == "__builtin__" else module
@@ -133,9 +150,4 @@ def _load_restricted(path: Path, replaced: set[str]) -> Any:
             replaced.add(full)
             return type(name.rpartition(".")[2], (Record,), {"of": full})
 
-    def load(stream: Any, **options: Any) -> Any:
-        return Unpickler(stream, **options).load()
-
-    # What torch asks of a pickle module; storages it finds itself, by their names.
-    reader = SimpleNamespace(__name__="rave_tools", Unpickler=Unpickler, load=load)
-    return torch.load(path, map_location="cpu", weights_only=False, pickle_module=reader)
+    return Unpickler

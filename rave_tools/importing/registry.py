@@ -11,7 +11,13 @@ from rave_tools.errors import UserError
 if TYPE_CHECKING:
     import torch
 
-SOURCES = {"rave": "rave_tools.importing.rave"}
+SOURCES = {
+    "rave": "rave_tools.importing.rave",
+    "encodec": "rave_tools.importing.encodec",
+    "audiocraft": "rave_tools.importing.audiocraft",
+    "transformers": "rave_tools.importing.hub",
+    "dac": "rave_tools.importing.dac",
+}
 """Name for ``--from`` -> module with a function ``read`` (see `Reader`)."""
 
 

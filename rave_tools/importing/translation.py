@@ -211,24 +211,35 @@ class Draft:
 
     def text(self) -> str:
         """The configuration as gin text, on top of its base."""
-        classes = {target for _, target, _ in self.bindings}
-        classes |= {ours.target for value in [*self.bindings.values(), *self.macros.values()] for ours in _ours(value)}
-        short = {module: f"m{index}" for index, module in enumerate(sorted({c.rpartition(".")[0] for c in classes}))}
+        return gin_text(self.base, self.macros, self.bindings)
 
-        def named(target: str) -> str:
-            module, _, name = target.rpartition(".")
-            return f"{short[module]}.{name}"
 
-        lines = ["from __gin__ import dynamic_registration", ""]
-        for module, alias in short.items():
-            package, _, last = module.rpartition(".")
-            lines.append(f"from {package} import {last} as {alias}" if package else f"import {module} as {alias}")
-        lines += ["", f"include '{self.base}'", ""]
-        lines += [f"{name} = {_written(value, named)}" for name, value in self.macros.items()]
-        for (scope, target, parameter), value in self.bindings.items():
-            prefix = f"{scope}/" if scope else ""
-            lines.append(f"{prefix}{named(target)}.{parameter} = {_written(value, named)}")
-        return "\n".join(lines) + "\n"
+def gin_text(base: str, macros: Mapping[str, Any], bindings: Mapping[tuple[str, str, str], Any]) -> str:
+    """A configuration on top of a shipped one.
+
+    Args:
+        base: the shipped one.
+        macros: facts by name.
+        bindings: (scope, full name of a class, parameter) -> value; `Ours` for objects, `Macro` for facts.
+    """
+    classes = {target for _, target, _ in bindings}
+    classes |= {ours.target for value in [*bindings.values(), *macros.values()] for ours in _ours(value)}
+    short = {module: f"m{index}" for index, module in enumerate(sorted({c.rpartition(".")[0] for c in classes}))}
+
+    def named(target: str) -> str:
+        module, _, name = target.rpartition(".")
+        return f"{short[module]}.{name}"
+
+    lines = ["from __gin__ import dynamic_registration", ""]
+    for module, alias in short.items():
+        package, _, last = module.rpartition(".")
+        lines.append(f"from {package} import {last} as {alias}" if package else f"import {module} as {alias}")
+    lines += ["", f"include '{base}'", ""]
+    lines += [f"{name} = {_written(value, named)}" for name, value in macros.items()]
+    for (scope, target, parameter), value in bindings.items():
+        prefix = f"{scope}/" if scope else ""
+        lines.append(f"{prefix}{named(target)}.{parameter} = {_written(value, named)}")
+    return "\n".join(lines) + "\n"
 
 
 def _ours(value: Any) -> Iterable[Ours]:

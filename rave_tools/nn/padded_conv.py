@@ -318,8 +318,9 @@ class StreamableConvTranspose1d(nn.Module, Streamable, Stateful):
             full = torch.cat([full[..., : self.overlap] + self.tail, full[..., self.overlap :]], -1)
             self.tail = full[..., length:].clone()
         y = full[..., :length]
-        if layer.bias is not None:
-            y = y + layer.bias.unsqueeze(-1)
+        bias = layer.bias  # a name of its own, of which TorchScript knows that it is not None
+        if bias is not None:
+            y = y + bias.unsqueeze(-1)
         return y
 
 

@@ -47,6 +47,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         discriminator_learning_rate: likewise for the discriminator's.
         validation_weights: of judges' losses by name: their weighted sum on whole waveforms is the validation distance.
         clip_norm: longest gradient allowed in an update, or None.
+        discriminator_clip_norm: that of the discriminator's, where it is another.
         guard: decides what happens to gradients that are not finite.
     """
 
@@ -65,6 +66,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
         discriminator_learning_rate: Factor | None = None,
         validation_weights: Mapping[str, float] | None = None,
         clip_norm: float | None = None,
+        discriminator_clip_norm: float | None = None,
         guard: GradientGuard | None = None,
     ) -> None:
         if not judges:
@@ -73,7 +75,7 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
             raise ValueError("an adversary needs an optimiser; bind discriminator_optimizer")
         players = [Player(generator_optimizer, learning_rate)]
         if adversary is not None:
-            players.append(Player(discriminator_optimizer, discriminator_learning_rate))
+            players.append(Player(discriminator_optimizer, discriminator_learning_rate, discriminator_clip_norm))
         super().__init__(players, schedule=schedule, betas=betas, clip_norm=clip_norm, guard=guard)
         self.codec = codec
         self.judges = nn.ModuleList(judges)
@@ -98,8 +100,8 @@ class AutoencoderTrainingWrapper(TrainingWrapper):
 
     def watched(self) -> dict[str, Tensor]:
         """The combiner's factors, and what the codebooks of the codec tell of their use."""
-        statistics = getattr(getattr(self.codec, "quantizer", None), "statistics", None)
-        return {**super().watched(), **(statistics() if statistics is not None else {})}
+        statistics = getattr(getattr(self.codec, "quantizer", None), "statistics", dict)
+        return {**super().watched(), **{f"codebook_{name}": value for name, value in statistics().items()}}
 
     def parts(self) -> list[tuple[str, nn.Module]]:
         """The codec's parts in the order in which audio meets them, then the discriminator, then the judges."""

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from torch import nn
 
 from rave_tools.errors import UserError
+from rave_tools.nn.streaming import NotStreamable
 from rave_tools.training.wrapper import TrainingWrapper
 
 BYTES_PER_PARAMETER = 4
@@ -78,7 +79,7 @@ def latency_report(codec: nn.Module) -> str:
     """How late the codec's streaming form is against the sound that goes in, or why it does not stream."""
     try:
         _, info = codec.streaming()
-    except (ValueError, UserError, AttributeError) as error:
+    except (ValueError, UserError, AttributeError, NotStreamable) as error:
         return f"Latency: unknown, it does not stream: {' '.join(str(error).split())}"
     milliseconds = 1000 / codec.sample_rate
     return (

@@ -175,10 +175,12 @@ class Player:
     Attributes:
         optimizer: parameters -> optimiser.
         learning_rate: factor on the optimiser's learning rate, as a function of the player's updates; 1 without.
+        clip_norm: longest gradient allowed in an update, instead of the wrapper's.
     """
 
     optimizer: OptimizerFactory
     learning_rate: Factor | None = None
+    clip_norm: float | None = None
 
     def factor(self, updates: int) -> float:
         """Factor on the learning rate after so many updates."""
@@ -413,8 +415,10 @@ class TrainingWrapper(LightningModule):
         admitted = searching or self.guard.admit(norm, losses)
         finite = norm == norm and norm != float("inf")
         if admitted:
-            if self.clip_norm is not None and finite and norm > self.clip_norm:
-                scale_gradients(parameters, self.clip_norm / norm)
+            own = self.players[turn].clip_norm
+            limit = self.clip_norm if own is None else own
+            if limit is not None and finite and norm > limit:
+                scale_gradients(parameters, limit / norm)
             for group, lr in zip(optimizer.param_groups, self._rates(turn), strict=True):
                 group["lr"] = lr
             optimizer.step()

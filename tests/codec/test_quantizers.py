@@ -247,6 +247,17 @@ def test_revived_codes_stand_apart():
     close(codebook.embed_avg[1:11], codebook.embed[1:11] * codebook.cluster_size[1:11, None])
 
 
+def test_rare_codes_are_means_too():
+    """Smoothed counts would pull them towards zero where vectors are few."""
+    codebook = EuclideanCodebook(2, 1000, kmeans_init=False, expiry="usage")
+    codebook.cluster_size.fill_(1e-5)
+    codebook.embed.copy_(3 + torch.randn(1000, 2))
+    codebook.embed_avg.copy_(1e-5 * codebook.embed)
+    before = codebook.embed.clone()
+    codebook.follow(before[:2], torch.tensor([0, 1]), step=1)
+    close(codebook.embed, before)
+
+
 def test_statistics_say_what_happens():
     quantizer = ResidualVectorQuantizer(2, 2, bins=8, expiry="none").train()
     points = torch.randn(4, 2)
@@ -261,6 +272,23 @@ def test_statistics_say_what_happens():
     assert set(quantizer.state_dict()) == {
         f"vq.layers.{q}._codebook.{name}" for q in (0, 1) for name in ("inited", "cluster_size", "embed", "embed_avg")
     }
+
+
+def test_what_a_checkpoint_holds_is_enough_to_go_on():
+    """The checks of the usage are a function of the update's number, the draws of its seed."""
+
+    def learn(quantizer, steps):
+        for step in steps:
+            torch.manual_seed(step)
+            quantizer.train()(torch.randn(1, 4, 50).requires_grad_(), step=step)
+        return quantizer.state_dict()
+
+    whole = ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True)
+    begun, resumed = (ResidualVectorQuantizer(4, 3, bins=64, q_dropout=True) for _ in range(2))
+    resumed.load_state_dict(learn(begun, range(13)))
+    expected = learn(whole, range(30))
+    for name, value in learn(resumed, range(13, 30)).items():
+        assert value.equal(expected[name]), name
 
 
 class Host(nn.Module):

@@ -253,6 +253,38 @@ def test_configurations_train_and_stream(name, channels):
         torch.testing.assert_close(got, wanted, rtol=0, atol=1e-8 * float(wanted.abs().max()))
 
 
+@pytest.mark.parametrize("true_skip", [True, False])
+def test_torchscript_streams_too(true_skip):
+    torch.manual_seed(0)
+    options = {"dimension": 4, "n_filters": 2, "ratios": (3, 2), "norm": "weight_norm", "causal": True, "lstm": 2}
+    options |= {"pad_mode": "constant", "true_skip": true_skip}
+    model = fold_weight_norm(Sequential(*enliven(*build(options)))).eval().requires_grad_(False)
+    twin, _ = streaming(model, 6)
+    x = torch.randn(2, 1, 60)
+    expected = model(x)
+    atol = 1e-5 * float(expected.abs().max())
+    torch.testing.assert_close(play(torch.jit.script(twin), x, [6, 24, 30]), expected, rtol=0, atol=atol)
+    torch.testing.assert_close(torch.jit.script(model)(x), expected, rtol=0, atol=atol)
+
+
+@pytest.mark.parametrize("params", [None, {"alpha": 0.7}, {"alpha": 1.0, "inplace": True}])
+def test_writing_over_an_activations_input_changes_nothing(params):
+    torch.manual_seed(0)
+    net = SEANetEncoder(1, 4, n_filters=2, ratios=(3, 2), activation_params=params)
+    twin = SEANetEncoder(1, 4, n_filters=2, ratios=(3, 2), activation_params=params)
+    twin.load_state_dict(net.state_dict())
+    for module in twin.modules():
+        if isinstance(module, nn.ELU):
+            module.inplace = False
+    x = torch.randn(2, 1, 60)
+    kept = x.clone()
+    for one in (net, twin):
+        one(x).square().sum().backward()
+    assert torch.equal(x, kept)
+    for ours, theirs in zip(net.parameters(), twin.parameters(), strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad)
+
+
 def test_24_khz_with_zeros_streams_from_the_first_sample():
     torch.manual_seed(0)
     loaded = config.load(["encodec_24khz"], [*SMALL, "PAD_MODE = 'constant'"])

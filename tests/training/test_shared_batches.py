@@ -105,3 +105,20 @@ def test_accumulated_halves_teach_the_discriminator_like_one_batch(tmp_path):
     two, _, _ = go(tmp_path / "two", wrapper=quiet(), max_steps=1, accumulate=2)
     for a, b in zip(one.adversary.parameters(), two.adversary.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_each_player_has_its_own_longest_gradient(tmp_path):
+    """With plain steps of rate 1 the weights move by the gradient, so by its limit at most."""
+
+    def plain_steps(parameters):
+        return torch.optim.SGD(parameters, lr=1.0)
+
+    optimizers = {"generator_optimizer": plain_steps, "discriminator_optimizer": plain_steps}
+    wrapper = shared(**optimizers, clip_norm=1e-3, discriminator_clip_norm=1e-5)
+    before = [[p.detach().clone() for p in player] for player in wrapper.learners()]
+    trained, _, _ = go(tmp_path, wrapper=wrapper, max_steps=1)
+    moved = [
+        float(torch.stack([(now - then).norm() for now, then in zip(*pair, strict=True)]).norm())
+        for pair in zip(trained.learners(), before, strict=True)
+    ]
+    assert moved == pytest.approx([1e-3, 1e-5], rel=0.02)

@@ -14,6 +14,8 @@ ROWS_AT_ONCE = 8192
 VECTORS_PER_CENTRE = 4
 """Where there are less, centres are the vectors themselves, and nothing is left for the next codebook to stand on."""
 
+FAINTEST_COUNT = 1e-12
+
 Expiry = Literal["count", "usage", "encodec", "none"]
 
 Watch = Callable[[Tensor, Tensor], Tensor]
@@ -206,7 +208,8 @@ class EuclideanCodebook(nn.Module):
         kmeans_init: begin with the cluster centres of the first batch.
         kmeans_iters: iterations of that.
         decay: weight of the past in the running counts and sums.
-        epsilon: counts are smoothed by it.
+        epsilon: counts are smoothed by it, but not with ``usage``, where all codes count for something and smoothing
+            would pull the rarer ones towards zero.
         threshold_ema_dead_code: see ``count``; 0 for never.
         expiry: see above.
         usage_ratio, revived_usage, check_every: see ``usage``.
@@ -309,8 +312,11 @@ class EuclideanCodebook(nn.Module):
         self.cluster_size.lerp_(counts, 1 - self.decay)
         self.embed_avg.lerp_(over_processes(sums), 1 - self.decay)
         total = self.cluster_size.sum()
-        smoothed = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
-        self.embed.copy_(self.embed_avg / smoothed[:, None])
+        if self.expiry == "usage":
+            divisor = self.cluster_size.clamp_min(FAINTEST_COUNT)
+        else:
+            divisor = (self.cluster_size + self.epsilon) / (total + self.codebook_size * self.epsilon) * total
+        self.embed.copy_(self.embed_avg / divisor[:, None])
         if self.expiry == "count":
             dead = self.cluster_size < self.threshold
             self.usage.replaced.zero_()

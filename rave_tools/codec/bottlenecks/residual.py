@@ -137,7 +137,8 @@ class ResidualVectorQuantizer(VariableCodebooks):
         decay: weight of the past in the running counts and sums.
         kmeans_init: place the codebooks by k-means.
         kmeans_iters: iterations of that.
-        threshold_ema_dead_code, expiry, usage_ratio, revived_usage, check_every: see EuclideanCodebook.
+        threshold_ema_dead_code: for the expiries ``count`` and ``encodec``; the default one judges by `usage_ratio`.
+        expiry, usage_ratio, revived_usage, check_every: see EuclideanCodebook.
         orthogonal_reg_weight: weight of how parallel the codes are. As in AudioCraft: codes that follow running means
             have no gradient, so it is a number in the logs and moves nothing.
         orthogonal_reg_active_codes_only: count only codes that the batch chose.

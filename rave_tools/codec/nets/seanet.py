@@ -32,11 +32,13 @@ class Style:
     compress: int
     true_skip: bool
 
-    def activate(self) -> nn.Module:
-        """A fresh activation."""
-        params = self.activation_params
-        if params is None:
-            params = {"alpha": 1.0} if self.activation == "ELU" else {}
+    def activate(self, *, fresh: bool = True) -> nn.Module:
+        """An activation; where nothing else reads its input (`fresh`), an ELU writes over it instead of beside it."""
+        params = dict(self.activation_params or {})
+        if not fresh:
+            params.pop("inplace", None)  # what the skip reads must stand
+        elif self.activation == "ELU" and params.get("alpha", 1.0) >= 0:
+            params.setdefault("inplace", True)
         return make_activation(self.activation, params)
 
     def conv(self, in_channels: int, out_channels: int, kernel_size: int, **options: Any) -> StreamableConv1d:
@@ -92,7 +94,7 @@ class SEANetResnetBlock(nn.Module, Streamable):
                 "n_filters"
             )
         self.block = Sequential(
-            style.activate(),
+            style.activate(fresh=False),
             style.conv(channels, hidden, style.residual_kernel_size, dilation=dilation),
             style.activate(),
             style.conv(hidden, channels, 1),
@@ -108,7 +110,8 @@ class SEANetResnetBlock(nn.Module, Streamable):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
-        return self.late(self.shortcut(x)) + self.block(x)
+        skipped = self.late(self.shortcut(x))
+        return self.block(x).add_(skipped)
 
 
 class SEANetEncoder(nn.Module, Streamable):
