@@ -22,8 +22,9 @@ def define(flags: absl_flags.FlagValues) -> None:
         "model", None, "run folder, checkpoint, or .ts (ours or acids-rave's)", required=True, flag_values=flags
     )
     absl_flags.DEFINE_multi_string(
-        "input", None, "file, or folder with all below it; may be given several times", flag_values=flags
-    )
+        "input", None, "file, or folder with all below it; may be given several times; or a database of "
+        "rave_tools encode", flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_string(
         "prior",
         None,
@@ -62,12 +63,16 @@ def define(flags: absl_flags.FlagValues) -> None:
 
 def run(flags: absl_flags.FlagValues) -> int:
     """Process every file; the exit code is 1 if one is missing or incomplete."""
+    from ..data.tokens import is_database
     from ..inference.files import SUBTYPES, Choices, plan, process_files
 
     if flags["prior"].value:
         return play_prior(flags)
     if not flags["input"].value:
         raise UserError("--input is required: a sound file or a folder of them (or --prior, which needs none)")
+    databases = [given for given in flags["input"].value if is_database(given)]
+    if databases:
+        return play_database(flags, databases)
     jobs = plan(flags["input"].value, flags["out_path"].value)
     machine = open_machine(flags)
     chunk = flags["chunk_size"].value
@@ -78,6 +83,40 @@ def run(flags: absl_flags.FlagValues) -> int:
     outcomes = []
     with Bar(len(jobs), enabled=flags["progress"].value) as bar:
         for outcome in process_files(jobs, machine, choices=choices, progress=bar.show):
+            outcomes.append(outcome)
+            bar.finish(outcome)
+    print("\n".join(table(outcomes)))
+    return 1 if any(outcome.problem for outcome in outcomes) else 0
+
+
+def play_database(flags: absl_flags.FlagValues, databases: list[str]) -> int:
+    """Decode a database of tokens or latents; the exit code is 1 if a file is missing or incomplete.
+
+    Raises:
+        UserError: flags that have no meaning here, or a database of another codec.
+    """
+    from ..data.tokens import TokenStore
+    from ..inference.tokens import decode_database, match
+
+    if len(flags["input"].value) > 1:
+        raise UserError(f"--input {databases[0]} is a database; give it alone, and other inputs in a call of their own")
+    path = flags["model"].value
+    if path.endswith(".ts"):
+        raise UserError(f"{path}: an exported model does not tell what it is; give the run it was exported from")
+    for name in ("stream", "chunk_size", "temperature", "noise", "sampling_rate"):
+        if flags[name].value:
+            raise UserError(f"--{name} has no meaning for a database of tokens, decoded as it is; leave it out")
+    store = TokenStore(databases[0])
+    device = check_device(flags["device"].value)
+    codec, _ = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
+    match(codec, store, path=path)
+    print(f"{databases[0]}: {store.facts.kind} of codec {store.facts.hash}, {store.facts.width} per frame")
+    outcomes = []
+    with Bar(len(store.items), enabled=flags["progress"].value) as bar:
+        for outcome in decode_database(
+            store, codec, Path(flags["out_path"].value), bits=flags["bits"].value, keep_rate=flags["keep_rate"].value,
+            seed=flags["seed"].value, device=device, progress=bar.show,
+        ):  # fmt: skip
             outcomes.append(outcome)
             bar.finish(outcome)
     print("\n".join(table(outcomes)))
@@ -179,7 +218,7 @@ def describe_machine(machine: "Machine", chunk: int | None) -> list[str]:
 
         length, stride = machine.segments
         if length == WHOLE:
-            lines.append("plays whole files at once, however long, for it divides each by its loudness")
+            lines.append("plays whole files at once, however long, for it normalises over all of a sound")
         else:
             seconds, shared = length / machine.sample_rate, (length - stride) / machine.sample_rate
             lines.append(f"plays segments of {seconds:g} s on their own, {shared:g} s of each faded into the next")

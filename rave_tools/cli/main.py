@@ -18,7 +18,7 @@ from .. import __version__
 from ..errors import UserError
 from . import usage
 
-COMMANDS = ("preprocess", "train", "export", "generate", "evaluate", "import", "doctor", "configs", "demo")
+COMMANDS = ("preprocess", "train", "export", "encode", "generate", "evaluate", "import", "doctor", "configs", "demo")
 MODULES = {"import": "import_run"}
 """Commands whose name is no name for a module."""
 

@@ -419,3 +419,104 @@ def _find_pcm(record: memoryview) -> tuple[int, int]:
             raise StoreError(f"a record's waveform has precision {precision}, expected {int16} (INT16)")
         return span
     raise StoreError("a record holds no waveform; is this a lazy database whose metadata.yaml says lazy: false?")
+
+
+class KeyedWriter(ExampleWriter):
+    """Puts bytes under keys of any name, in place of the numbered examples."""
+
+    def get(self, key: bytes) -> bytes | None:
+        """What is stored under a key, None if nothing is."""
+        with self._environment.begin() as transaction:
+            value = transaction.get(key)
+            return None if value is None else bytes(value)
+
+    def below(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys and values whose key begins so, in order."""
+        return _below(self._environment, prefix)
+
+    def keys_below(self, prefix: bytes) -> list[bytes]:
+        """Keys that begin so, in order."""
+        found = []
+        with self._environment.begin() as transaction, transaction.cursor() as cursor:
+            if cursor.set_range(prefix):
+                for key in cursor.iternext(values=False):
+                    if not bytes(key).startswith(prefix):
+                        break
+                    found.append(bytes(key))
+        return found
+
+    def put(self, pairs: Sequence[tuple[bytes, bytes]]) -> None:
+        """Store all or nothing, durably.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._change(sum(len(value) + 2 * _PAGE for _, value in pairs), pairs, ())
+
+    def remove(self, keys: Sequence[bytes]) -> None:
+        """Remove all or nothing.
+
+        Raises:
+            StoreError: the disk is full.
+        """
+        self._change(2 * _PAGE * len(keys), (), keys)
+
+    def _change(self, size: int, pairs: Sequence[tuple[bytes, bytes]], keys: Sequence[bytes]) -> None:
+        self._make_room(size)
+        try:
+            with self._environment.begin(write=True) as transaction:
+                for key, value in pairs:
+                    transaction.put(key, value)
+                for key in keys:
+                    transaction.delete(key)
+        except (lmdb.Error, OSError) as error:
+            free = shutil.disk_usage(self.folder).free / 1e6
+            raise StoreError(
+                f"{self.folder}: cannot write ({error}; {free:,.0f} MB are free on this disk); "
+                "free some space and run the same command again, it goes on where it stopped"
+            ) from error
+
+
+class KeyedReader:
+    """Reads what a `KeyedWriter` stored; opened at the first read and not pickled, so that each worker opens its own.
+
+    Args:
+        database: its folder.
+    """
+
+    def __init__(self, database: str | os.PathLike[str]):
+        self.folder = Path(database)
+        self._environment: lmdb.Environment | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_environment": None}
+
+    def _open(self) -> lmdb.Environment:
+        if self._environment is None:
+            self._environment = _shared_environment(self.folder)
+        return self._environment
+
+    def get(self, key: bytes) -> bytes | None:
+        """What is stored under a key, None if nothing is."""
+        with self._open().begin() as transaction:
+            value = transaction.get(key)
+            return None if value is None else bytes(value)
+
+    def below(self, prefix: bytes) -> list[tuple[bytes, bytes]]:
+        """Keys and values whose key begins so, in order."""
+        return _below(self._open(), prefix)
+
+    def close(self) -> None:
+        """Release the environment; the next read opens it again."""
+        self._environment = None
+
+
+def _below(environment: lmdb.Environment, prefix: bytes) -> list[tuple[bytes, bytes]]:
+    found = []
+    with environment.begin() as transaction, transaction.cursor() as cursor:
+        if cursor.set_range(prefix):
+            for key, value in cursor:
+                if not bytes(key).startswith(prefix):
+                    break
+                found.append((bytes(key), bytes(value)))
+    return found

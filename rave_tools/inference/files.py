@@ -3,7 +3,7 @@
 import os
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -76,14 +76,30 @@ class Choices:
 
 
 def plan(inputs: Sequence[str], out_path: str, extensions: Sequence[str] = EXTENSIONS) -> list[Job]:
-    """Which files are made of which.
-
-    One folder keeps its tree below ``out_path``; of several, each gets a folder of its name there. Two sources that
-    would share a name (``a.wav`` and ``a.flac``) keep their old extension inside the new one. What lies below
-    ``out_path`` is the outcome of an earlier call and no input.
+    """Which files are made of which, see `find_sounds` and `targets`.
 
     Raises:
         UserError: an input does not exist, nothing is found, or an output would replace an input.
+    """
+    found = find_sounds(inputs, out_path, extensions)
+    jobs = [Job(source, target) for source, target in targets(found, Path(out_path)).items()]
+    sources = {source.resolve() for source in found}
+    for job in jobs:
+        if job.target.resolve() in sources:
+            raise UserError(f"{job.target} would replace an input; choose another --out_path")
+    return jobs
+
+
+def find_sounds(
+    inputs: Sequence[str], out_path: str, extensions: Sequence[str] = EXTENSIONS
+) -> dict[Path, Path]:
+    """Sound files, each with its place in the tree below the inputs.
+
+    One folder keeps its tree; of several, each gets a folder of its name. What lies below ``out_path`` is the outcome
+    of an earlier call and no input.
+
+    Raises:
+        UserError: an input does not exist, or nothing is found.
     """
     wanted = {extension.lower() for extension in extensions}
     out = Path(out_path).resolve()
@@ -106,12 +122,16 @@ def plan(inputs: Sequence[str], out_path: str, extensions: Sequence[str] = EXTEN
         raise UserError(f"{out}: input and output are one folder; give another --out_path")
     if not found:
         raise UserError(f"no audio in {', '.join(inputs)}; looked for {', '.join(extensions)}")
-    return _without_clashes(found, Path(out_path))
+    return found
 
 
-def _without_clashes(found: dict[Path, Path], out: Path) -> list[Job]:
+def targets(found: Mapping[Path, Path], out: Path) -> dict[Path, Path]:
+    """The wav files to write, by source.
+
+    Two sources that would share a name (``a.wav`` and ``a.flac``) keep their old extension inside the new one.
+    """
     plain = Counter(str(place.with_suffix(".wav")) for place in found.values())
-    jobs: list[Job] = []
+    chosen: dict[Path, Path] = {}
     taken: set[Path] = set()
     for source, place in found.items():
         target = place.with_suffix(".wav")
@@ -122,12 +142,8 @@ def _without_clashes(found: dict[Path, Path], out: Path) -> list[Job]:
             target = place.with_name(f"{place.stem}_{number}.wav")
             number += 1
         taken.add(target)
-        jobs.append(Job(source, out / target))
-    sources = {source.resolve() for source in found}
-    for job in jobs:
-        if job.target.resolve() in sources:
-            raise UserError(f"{job.target} would replace an input; choose another --out_path")
-    return jobs
+        chosen[source] = out / target
+    return chosen
 
 
 @dataclass(frozen=True)
@@ -247,52 +263,92 @@ def _process_file(job: Job, machine: Machine, choices: Choices, outcome: Outcome
         layout = lay_out(facts.channels, machine)
         rate = facts.sampling_rate if choices.keep_rate else machine.sample_rate
         channels = layout.rows * machine.out_channels
-        outcome.notes += _describe_changes(facts, machine, layout, rate)
+        outcome.notes += describe_changes(facts, machine, layout, rate)
         frames = None if facts.frames is None else round(facts.frames * rate / facts.sampling_rate)
         sound = Sound()
-        blocks = _read(reader, layout, machine, sound, lambda seconds: tell(job, seconds))
-        writer: WavWriter | None = None
-        back = Resampler(machine.sample_rate, rate, channels)
-        try:
-            for block in reconstruct(blocks, machine, chunk=choices.chunk):
-                sound.broken_output += int((~torch.isfinite(block)).sum())
-                audio = back(torch.nan_to_num(block).reshape(channels, -1).numpy())
-                writer = writer or WavWriter(
-                    job.target, sample_rate=rate, channels=channels, subtype=choices.subtype, frames=frames
-                )
-                writer.write(audio)
-            if writer is None:
-                raise UserError(reader.damage or "holds no sound")
-            writer.write(back.finish())
-            writer.finish()
-        finally:
-            if writer is not None:
-                writer.abandon()
-        outcome.written = True
-        outcome.seconds = writer.frames / rate
-        outcome.problem = reader.damage
-        if sound.broken_output:
-            outcome.problem = f"the model answered {sound.broken_output} samples that are not finite, made silent"
+        blocks = read_sound(reader, layout, machine, sound, lambda seconds: tell(job, seconds))
+        played = reconstruct(blocks, machine, chunk=choices.chunk)
+        if not write_sound(
+            played, outcome, rate=machine.sample_rate, target_rate=rate, channels=channels, subtype=choices.subtype,
+            frames=frames,
+        ):  # fmt: skip
+            raise UserError(reader.damage or "holds no sound")
+        outcome.problem = outcome.problem or reader.damage
         if sound.broken_input:
             outcome.notes.append(f"{sound.broken_input} samples that are not finite made silent")
-        if writer.clipped:
-            outcome.notes.append(f"{writer.clipped} samples clipped (use --bits float to keep them)")
+
+
+def write_sound(
+    blocks: Iterable[Tensor],
+    outcome: Outcome,
+    *,
+    rate: int,
+    target_rate: int,
+    channels: int,
+    subtype: str,
+    frames: int | None = None,
+    length: int | None = None,
+) -> bool:
+    """Write what a model answered into the target of an outcome, and say there how it went.
+
+    Args:
+        blocks: (rows, C, n), rows * C = channels.
+        outcome: of the file.
+        rate: of the blocks, in hertz.
+        target_rate: of the file.
+        channels: of the file.
+        subtype: as libsndfile names it.
+        frames: expected; None if unknown.
+        length: that the file shall have exactly, where resampling would make it a sample longer or shorter.
+
+    Returns:
+        Whether there was anything to write.
+    """
+    broken = 0
+    writer: WavWriter | None = None
+    back = Resampler(rate, target_rate, channels)
+    try:
+        for block in blocks:
+            broken += int((~torch.isfinite(block)).sum())
+            audio = back(torch.nan_to_num(block).reshape(channels, -1).numpy())
+            writer = writer or WavWriter(
+                outcome.job.target, sample_rate=target_rate, channels=channels, subtype=subtype, frames=length or frames
+            )
+            writer.write(audio if length is None else audio[:, : length - writer.frames])
+        if writer is None:
+            return False
+        rest = back.finish()
+        if length is not None:
+            missing = length - writer.frames - rest.shape[1]
+            rest = np.pad(rest, ((0, 0), (0, max(0, missing))))[:, : length - writer.frames]
+        writer.write(rest)
+        writer.finish()
+    finally:
+        if writer is not None:
+            writer.abandon()
+    outcome.written = True
+    outcome.seconds = writer.frames / target_rate
+    if broken:
+        outcome.problem = f"the model answered {broken} samples that are not finite, made silent"
+    if writer.clipped:
+        outcome.notes.append(f"{writer.clipped} samples clipped (use --bits float to keep them)")
+    return True
 
 
 @dataclass
 class Sound:
-    """What was not finite, in samples: one of them would spoil all that follows.
+    """What was read of a file.
 
     Attributes:
-        broken_input: in the file.
-        broken_output: in the model's answer.
+        broken_input: samples that were not finite; one of them would spoil all that follows.
+        frames: read, at the file's rate.
     """
 
     broken_input: int = 0
-    broken_output: int = 0
+    frames: int = 0
 
 
-def _read(
+def read_sound(
     reader: AudioReader, layout: Layout, machine: Machine, sound: Sound, tell: Callable[[float], None]
 ) -> Iterator[Tensor]:
     """The file at the machine's rate, (rows, C, n)."""
@@ -302,6 +358,7 @@ def _read(
     while True:
         samples = reader.read(BLOCK)
         done += samples.shape[1]
+        sound.frames = done
         ended = samples.shape[1] == 0
         broken = int((~np.isfinite(samples)).sum())
         if broken:
@@ -315,7 +372,8 @@ def _read(
             return
 
 
-def _describe_changes(facts: AudioFacts, machine: Machine, layout: Layout, rate: int) -> list[str]:
+def describe_changes(facts: AudioFacts, machine: Machine, layout: Layout, rate: int) -> list[str]:
+    """What is done to a file on its way to a model and to the rate of the output."""
     notes = [layout.note] if layout.note else []
     if facts.sampling_rate != machine.sample_rate:
         back = " and back" if rate == facts.sampling_rate else ""

@@ -5,12 +5,13 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.compression import CompressionModel
 from rave_tools.codec.segments import cut_segments, overlap_add
 from rave_tools.nn.conv import fold_weight_norm
+from rave_tools.nn.recurrent import GRU, LSTM
 from rave_tools.nn.streaming import reset, streaming
 
 LONGEST_CHUNK = 1 << 19
@@ -57,16 +58,30 @@ class Machine:
     segments: tuple[int, int] | None = None
 
 
+def context_of(codec: Autoencoder) -> tuple[int, int]:
+    """Samples of context to the left and right that a part of a sound needs to come out as in one pass.
+
+    A recurrent layer remembers for ever; its memory is followed twice as far as to a millionth of the strongest, for
+    what is left of many samples adds up.
+    """
+    left, right = codec.receptive_field()
+    if any(isinstance(module, (GRU, LSTM)) for module in codec.modules()):
+        return 2 * left, 2 * right
+    return left, right
+
+
 def segments_of(codec: Autoencoder) -> tuple[int, int] | None:
     """(length, stride) in samples of what a codec codes on its own; None where any parts with context will do.
 
-    A model that renormalises without segments needs the whole sound at once, however long: one segment.
+    A model without segments that renormalises, or normalises over time inside (time_group_norm), needs the whole sound
+    at once, however long: one segment.
     """
     if not isinstance(codec, CompressionModel):
         return None
     if codec.segment_length is not None and codec.segment_stride is not None:
         return codec.segment_length, codec.segment_stride
-    return (WHOLE, WHOLE) if codec.renormalize else None
+    over_time = codec.renormalize or any(isinstance(module, nn.GroupNorm) for module in codec.modules())
+    return (WHOLE, WHOLE) if over_time else None
 
 
 def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, device: str = "cpu") -> Machine:
@@ -112,7 +127,7 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
         streaming=live,
         offset=offset,
         latency=latency,
-        context=codec.receptive_field,
+        context=lambda: context_of(codec),
         segments=segments,
     )
 
@@ -177,6 +192,29 @@ def _stream(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator[
 
 def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator[Tensor]:
     """Whole hops with the context that their neighbours need; equal to one pass over the whole signal."""
+    return overlapped(blocks, machine.process, chunk=chunk, grid=machine.hop, context=machine.context)
+
+
+def overlapped(
+    blocks: Iterable[Tensor],
+    process: Callable[[Tensor], Tensor],
+    *,
+    chunk: int,
+    grid: int,
+    context: Callable[[], tuple[int, int]] | None,
+    place: Callable[[int], int] | None = None,
+) -> Iterator[Tensor]:
+    """A signal through a function in parts with context, equal to one pass.
+
+    Args:
+        blocks: (..., n) with any n.
+        process: of (..., n), n a multiple of `grid`.
+        chunk: samples at once, a multiple of `grid`.
+        grid: of the function.
+        context: samples to the left and right that it looks at; asked only if there is more than a chunk.
+        place: where in the output a place of the input is; the same by default.
+    """
+    place = place or (lambda position: position)
     groups = regroup(blocks, chunk, keep_rest=True)
     window = next(groups, None)
     if window is None:
@@ -184,8 +222,8 @@ def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator
     left = right = 0
     ahead = next(groups, None)
     if ahead is not None:
-        left, right = machine.context() if machine.context else (UNKNOWN_CONTEXT, UNKNOWN_CONTEXT)
-        left, right = (-(-max(side, 0) // machine.hop) * machine.hop for side in (left, right))
+        left, right = context() if context else (UNKNOWN_CONTEXT, UNKNOWN_CONTEXT)
+        left, right = (-(-max(side, 0) // grid) * grid for side in (left, right))
     past = window[..., :0]
     while window.shape[-1]:
         while ahead is not None and window.shape[-1] < chunk + right:
@@ -194,9 +232,9 @@ def _overlap(blocks: Iterable[Tensor], machine: Machine, chunk: int) -> Iterator
         final = ahead is None and window.shape[-1] <= chunk + right
         length = window.shape[-1] if final else chunk
         whole = torch.cat([past, window[..., : length + right]], -1)
-        padded = torch.cat([whole, _silence(whole, -whole.shape[-1] % machine.hop)], -1)
-        y = machine.process(padded)
-        yield y[..., past.shape[-1] : past.shape[-1] + length]
+        padded = torch.cat([whole, _silence(whole, -whole.shape[-1] % grid)], -1)
+        y = process(padded)
+        yield y[..., place(past.shape[-1]) : place(past.shape[-1] + length)]
         kept = min(left, past.shape[-1] + length)
         past = torch.cat([past, window[..., :length]], -1)
         past = past[..., past.shape[-1] - kept :]

@@ -88,3 +88,15 @@ def test_wrong_lengths_are_refused(model):
         model.decode_segments(latents, 1300)
     with pytest.raises(ValueError, match=r"not \(batch, 2, samples\)"):
         model.encode_segments(torch.randn(1, 1, 1000))
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("renormalize", [True, False])
+def test_without_segments_a_sound_that_is_normalised_over_time_is_played_whole(model, monkeypatch, renormalize):
+    torch.manual_seed(0)
+    monkeypatch.setattr(model, "segment", None)
+    monkeypatch.setattr(model, "renormalize", renormalize)
+    x = torch.randn(1, 2, 5003) * torch.linspace(0.01, 1, 5003)
+    (latent,) = model.encode_segments(x)
+    y = torch.cat(list(reconstruct(x.split(1000, -1), machine_of(model, live=False), chunk=400)), -1)
+    torch.testing.assert_close(y, model.decode_segments([latent], 5003), atol=1e-5, rtol=0)
