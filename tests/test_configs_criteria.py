@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from rave_tools import config
-from rave_tools.cli.train import _augmentations
+from rave_tools.cli.training_data import _augmentations
 from rave_tools.criteria import combiners, multiresolution
 from rave_tools.criteria.discriminators import descript, spectral
 from rave_tools.data import transforms
