@@ -58,7 +58,7 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize(("file", "name", "make", "include_logits"), CASES, ids=[f"{case[0]} {case[1]}" for case in CASES])
+@pytest.mark.parametrize(("file", "name", "make", "include_logits"), CASES, ids=[case[1] for case in CASES])
 def test_a_discriminator_and_both_sides_of_its_game(file, name, make, include_logits) -> None:
     """What AudioCraft's AdversarialLoss computes with it."""
     facts = fixture(file)
