@@ -60,7 +60,8 @@ def test_requirements_have_lower_bounds_and_no_pins(wheel: Path) -> None:
     archive = zipfile.ZipFile(wheel)
     name = next(item for item in archive.namelist() if item.endswith(".dist-info/METADATA"))
     metadata = email.message_from_bytes(archive.read(name))
-    assert set(metadata.get_all("Provides-Extra")) == {"text", "metrics", "export", "neutone", "cluster", "dev"}
+    extras = {"text", "metrics", "export", "neutone", "wandb", "cluster", "dev"}
+    assert set(metadata.get_all("Provides-Extra")) == extras
     for requirement in metadata.get_all("Requires-Dist"):
         before_marker = requirement.partition(";")[0]
         assert ">=" in before_marker and "==" not in before_marker and "<" not in before_marker, requirement

@@ -71,8 +71,13 @@ def speak_up(codec):
         for name, module in codec.named_modules()
         if isinstance(module, (torch.nn.Conv1d, torch.nn.ConvTranspose1d)) and not name.startswith(("pqmf", "spectro"))
     ]
+    audio = 0.3 * torch.randn(1, codec.channels, 32 * codec.hop)
     with torch.no_grad():
-        codec(0.3 * torch.randn(1, codec.channels, 32 * codec.hop))
+        codec(audio)
     for hook in hooks:
         hook.remove()
+    if codec.num_codebooks:
+        was_training = codec.training
+        codec.train().encode_bands(codec.encoder_input(audio), step=0)  # unplaced codes are zeros
+        codec.train(was_training)
     return codec

@@ -13,7 +13,6 @@ from tests.loud import make_loud
 
 SMALL = ["CAPACITY = 2", "LATENT_SIZE = 6", "RATIOS = [4, 2]"]
 CODES = [*SMALL, "NUM_QUANTIZERS = 3", "CODEBOOK_SIZE = 16"]
-STREAMING_48 = ["NORM = 'weight_norm'", "RENORMALIZE = False", "PAD_MODE = 'constant'"]
 BLOCKS = (1, 3, 2, 8, 1)
 """Hops."""
 
@@ -43,7 +42,6 @@ def played(module: torch.jit.ScriptModule, method: str, signal: torch.Tensor, un
         ("encodec_24khz", [*CODES, "BANDWIDTHS = []"]),
         ("encodec_baseline", [*SMALL, "CHANNELS = 2"]),
         ("encodec_32khz", CODES),
-        ("encodec_48khz", [*CODES, *STREAMING_48, "BANDWIDTHS = []"]),
         ("dac_16khz", [*CODES, "DECODER_CAPACITY = 16"]),
     ],
 )
