@@ -9,6 +9,9 @@ from rave_tools.nn.streaming import Streamable
 
 FAINT = 1e-6
 
+LONGEST_MEMORY = 1 << 17
+"""Samples behind which nothing that a recurrent layer still holds is looked for: some seconds."""
+
 
 class Autoencoder(nn.Module, Streamable):
     """A codec made of a pretransform, an encoder with its bottleneck, and a decoder.
@@ -138,7 +141,7 @@ class Autoencoder(nn.Module, Streamable):
 
         Measured at the first sample of a frame, as RAVE does; other samples of the frame may look up to one hop
         further. A recurrent layer remembers for ever: what the output holds of a sample is left out once it is a
-        millionth of what it holds of the strongest.
+        millionth of what it holds of the strongest, and behind `LONGEST_MEMORY`.
 
         Args:
             recurrence: whether what recurrent layers remember counts; it depends on the weights, the rest does not.
@@ -164,7 +167,7 @@ class Autoencoder(nn.Module, Streamable):
                         f"no input reaches the output of this {type(self).__name__}: its weights are zero, or so large "
                         "that everything is cut off"
                     )
-                if not (gradient[0] or gradient[-1]):
+                if not (gradient[0] or gradient[-1]) or (faint and half >= LONGEST_MEMORY):
                     used = torch.nonzero(gradient).flatten()
                     return max(0, half - int(used[0])), max(0, int(used[-1]) - half + 1)
                 half *= 2

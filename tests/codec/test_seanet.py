@@ -8,6 +8,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from rave_tools import config
+from rave_tools.codec.autoencoder import LONGEST_MEMORY
 from rave_tools.codec.nets.seanet import SEANetDecoder, SEANetEncoder
 from rave_tools.nn.compose import Sequential
 from rave_tools.nn.conv import fold_weight_norm
@@ -339,3 +340,15 @@ def test_what_cannot_be_is_refused_by_name(options, complaint):
 def test_what_a_decoder_cannot_be_is_refused_by_name(options, complaint):
     with pytest.raises(ValueError, match=complaint):
         SEANetDecoder(**options)
+
+
+def test_a_memory_without_end_is_looked_for_no_longer_than_some_seconds():
+    """Gates that stay open: what was heard a minute ago is still there, and asking for it must come to an end."""
+    torch.manual_seed(0)
+    codec = config.load(["encodec_baseline"], ["CAPACITY = 2", "LATENT_SIZE = 4"]).build("CODEC")
+    for layer in (module.lstm for module in codec.modules() if isinstance(module, LSTM)):
+        for name, bias in layer.named_parameters():
+            if name.startswith("bias_ih"):
+                bias.data[layer.hidden_size : 2 * layer.hidden_size] = 20.0  # the gates that forget
+    left, right = codec.receptive_field()
+    assert LONGEST_MEMORY <= left < 2 * LONGEST_MEMORY and right <= codec.hop
