@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from rave_tools.criteria.mel import MultiScaleMelDistance
 from rave_tools.dsp import spectral
 
 SILENCE = 1e-10
@@ -17,7 +18,6 @@ LARGEST_SI_SDR = 100.0
 
 MEL_SCALES = (32, 64, 128, 256, 512, 1024, 2048)
 MEL_BANDS = (5, 10, 20, 40, 80, 160, 320)
-MEL_FLOOR = 1e-5
 STFT_SCALES = (512, 1024, 2048)
 STFT_FLOOR = 1e-7
 """Least power of a bin."""
@@ -111,13 +111,11 @@ def mel_distance(reference: Tensor, estimate: Tensor, rate: int) -> float:
     """
     _check(reference, estimate)
     _need(reference, max(MEL_SCALES))
-    total = 0.0
-    for window, bands in zip(MEL_SCALES, MEL_BANDS, strict=True):
-        filters = spectral.mel_filters(rate, window, bands)
-        for x, y in zip(reference.float(), estimate.float(), strict=True):
-            x, y = ((filters @ spectral.stft(z, window).abs()).clamp_min(MEL_FLOOR).log10() for z in (x, y))
-            total += float((x - y).abs().mean(dtype=torch.float64)) / len(reference)
-    return total
+    distance = MultiScaleMelDistance(
+        sample_rate=rate, scales=MEL_SCALES, num_mels=MEL_BANDS, power=1, normalized=False, scale="slaney",
+        unit_area=True, centered=True, keep_empty=True, linear_weight=0, log_norm="L1", clamp=True, averaged=False,
+    )  # fmt: skip
+    return float(distance(reference.float()[None], estimate.float()[None])["spectral_distance"])
 
 
 def stft_distance(reference: Tensor, estimate: Tensor, rate: int) -> float:
