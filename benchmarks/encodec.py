@@ -5,7 +5,8 @@
 PYTHON is an interpreter that can import encodec 0.1.1. Both code and decode the same mono noise in their own process,
 one after the other in each round; figures are medians of the rounds, and the ratio is the median of the rounds' ratios.
 The weights are the peer's random ones; that both give the same sound is checked first. Ours has its weight
-normalisation folded, as every run that is played, exported or evaluated has; the peer is used as its README says.
+normalisation folded and freed memory kept, as `rave_tools encode` and its sisters do; the peer is used as its README
+says.
 """
 
 import argparse
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 from rave_tools import config  # noqa: E402
 from rave_tools.nn.conv import fold_weight_norm  # noqa: E402
 from rave_tools.training import run  # noqa: E402
+from rave_tools.training.memory import keep_freed_memory  # noqa: E402
 
 FASTER = 1.5
 THREADS = 2
@@ -106,6 +108,7 @@ def main() -> int:
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--kbps", type=float, default=6.0)
     options = parser.parse_args()
+    keep_freed_memory()
     torch.set_num_threads(THREADS)
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as name:

@@ -120,6 +120,7 @@ def main() -> int:
             for name, step in (("peer", peer), ("ours", own)):
                 if not options.plain_memory:
                     keep_freed_memory() if name == "ours" else give_back_memory()
+                    torch.set_flush_denormal(name == "ours")
                 start = time.perf_counter()
                 step(teach)
                 if turn:  # the first round warms up

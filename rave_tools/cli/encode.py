@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from .generate import Bar, check_device
+from .generate import Bar, take_device
 from .opening import open_codec
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ def run(flags: absl_flags.FlagValues) -> int:
     from ..inference.files import find_sounds
     from ..inference.tokens import encode_files, identity
 
-    path, output, device = flags["model"].value, flags["output"].value, check_device(flags["device"].value)
+    path, output, device = flags["model"].value, flags["output"].value, take_device(flags["device"].value)
     if path.endswith(".ts"):
         raise UserError(f"{path}: an exported model does not tell what it is; give the run it was exported from")
     check_place(Path(output))

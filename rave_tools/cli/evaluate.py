@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from .generate import Bar, check_device
+from .generate import Bar, take_device
 from .opening import open_codec, run_name
 
 if TYPE_CHECKING:
@@ -221,7 +221,7 @@ def open_contestants(flags: absl_flags.FlagValues) -> list["Contestant"]:
     from ..inference.evaluate import Contestant
     from ..inference.exported import machine_of_file
 
-    device = check_device(flags["device"].value)
+    device = take_device(flags["device"].value)
     bandwidths = [_kilobits(word) for word in flags["bandwidth"].value]
     contestants: list[Contestant] = []
     unmoved = []

@@ -107,7 +107,7 @@ def play_database(flags: absl_flags.FlagValues, databases: list[str]) -> int:
         if flags[name].value:
             raise UserError(f"--{name} has no meaning for a database of tokens, decoded as it is; leave it out")
     store = TokenStore(databases[0])
-    device = check_device(flags["device"].value)
+    device = take_device(flags["device"].value)
     codec, _ = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
     match(codec, store, path=path)
     print(f"{databases[0]}: {store.facts.kind} of codec {store.facts.hash}, {store.facts.width} per frame")
@@ -140,7 +140,7 @@ def play_prior(flags: absl_flags.FlagValues) -> int:
         raise UserError(
             "--prior needs the run it was trained on as --model; a .ts has its prior inside, for hosts"
         )
-    device, ema, which = check_device(flags["device"].value), flags["ema_weights"].value, flags["checkpoint"].value
+    device, ema, which = take_device(flags["device"].value), flags["ema_weights"].value, flags["checkpoint"].value
     codec, _ = open_codec(flags["model"].value)
     prior, opened = open_prior(flags["prior"].value, codec, which=which, ema=ema)
     temperature = 1.0 if flags["temperature"].value is None else flags["temperature"].value
@@ -174,7 +174,7 @@ def open_machine(flags: absl_flags.FlagValues) -> "Machine":
     from ..inference.exported import machine_of_file
     from ..inference.reconstruct import machine_of
 
-    path, live, device = flags["model"].value, flags["stream"].value, check_device(flags["device"].value)
+    path, live, device = flags["model"].value, flags["stream"].value, take_device(flags["device"].value)
     temperature, noise = flags["temperature"].value, flags["noise"].value
     if path.endswith(".ts"):
         machine = machine_of_file(
@@ -193,19 +193,23 @@ def open_machine(flags: absl_flags.FlagValues) -> "Machine":
     return machine_of(codec, live=live, temperature=temperature or 0.0, device=device)
 
 
-def check_device(name: str) -> str:
-    """The device, if torch can use it.
+def take_device(name: str) -> str:
+    """The device, if torch can use it; a processor is told to keep freed memory.
 
     Raises:
         UserError: it cannot.
     """
     import torch
 
+    from ..training.memory import keep_freed_memory
+
     try:
         torch.zeros(1, device=name)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UserError(f"--device {name} cannot be used: {reason}") from error
+    if torch.device(name).type == "cpu":
+        keep_freed_memory()
     return name
 
 

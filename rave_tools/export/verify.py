@@ -29,8 +29,8 @@ QUIET = 1e-4
 BLOCKS = (1, 2, 1, 8, 4, 16, 1, 3, 2, 4, 1, 8)
 """Hops per block, in an order that no host would choose; repeated until the signal ends."""
 
-SHORT_BLOCKS = (64, 64, 128, 64, 37, 64, 512)
-"""Samples per block for the queue."""
+SHORT_BLOCKS = (37, 64, 64, 128, 64, 64, 512)
+"""Samples per block for the queue, which the first one sets going: before it nothing would be a hop late."""
 
 
 @dataclass(frozen=True)

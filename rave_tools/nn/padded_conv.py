@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from rave_tools.nn import time_major
 from rave_tools.nn.conv import PlainConv1d, WeightNormed
 from rave_tools.nn.streaming import Memory, NotStreamable, Stateful, Streamable
 
@@ -129,6 +130,15 @@ class NormConv1d(nn.Module):
         """(B, C, T) -> (B, C', T')."""
         return self.norm(self.conv(x))
 
+    def over_time(self, x: Tensor, left: int, right: int, mode: str) -> Tensor:
+        """The same of a padded sound; see rave_tools.nn.time_major."""
+        conv = self.conv
+        y = time_major.conv1d(
+            x, conv.kernel(), conv.bias,
+            stride=conv.stride[0], dilation=conv.dilation[0], groups=conv.groups, left=left, right=right, mode=mode,
+        )  # fmt: skip
+        return y if isinstance(self.norm, nn.Identity) else normalize_over_time(self.norm, y)
+
 
 class NormConvTranspose1d(nn.Module):
     """A transposed convolution and the norm behind it; keys ``convtr.*`` and ``norm.*``; see `NormConv1d`."""
@@ -147,6 +157,17 @@ class NormConvTranspose1d(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C', T')."""
         return self.norm(self.convtr(x))
+
+    def over_time(self, x: Tensor, left: int, length: int) -> Tensor:
+        """So many samples of it; see rave_tools.nn.time_major. A group norm hears all of them before."""
+        layer = self.convtr
+        if isinstance(self.norm, nn.Identity):
+            return time_major.conv_transpose1d(
+                x, layer.kernel(), layer.bias, stride=layer.stride[0], left=left, length=length
+            )
+        whole = (x.shape[2] - 1) * layer.stride[0] + layer.kernel_size[0]
+        y = time_major.conv_transpose1d(x, layer.kernel(), layer.bias, stride=layer.stride[0], length=whole)
+        return normalize_over_time(self.norm, y)[..., left : left + length]
 
 
 class StreamableConv1d(nn.Module, Streamable):
@@ -225,21 +246,28 @@ class StreamableConv1d(nn.Module, Streamable):
         """(B, C, T) -> (B, C', ceil(T / stride))."""
         if self.streaming:
             return self.conv(self.memory(x))
-        return self.conv(self.pad(x))
+        if torch.jit.is_scripting():
+            left, right, missing = self.padding(x.shape[-1])
+            x = F.pad(F.pad(x, [0, missing]), [left, right], self.pad_mode)
+            return self.conv(x[..., : x.shape[-1] - missing])
+        return self.over_time(x)
 
-    def pad(self, x: Tensor) -> Tensor:
-        """Everything that the windows look at: the sound, the padding, and what fills the last window."""
-        length = x.shape[-1]
+    def over_time(self, x: Tensor) -> Tensor:
+        """The plain layer."""
+        left, right, missing = self.padding(x.shape[-1])
+        if missing == 0:
+            return self.conv.over_time(x, left, right, self.pad_mode)
+        x = time_major.pad(F.pad(x, [0, missing]), left, right, self.pad_mode)
+        return self.conv.over_time(x[..., : x.shape[-1] - missing], 0, 0, self.pad_mode)
+
+    def term(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Its part in a sum of convolutions of one sample; see rave_tools.nn.time_major.pointwise."""
+        return x, self.conv.conv.kernel(), self.conv.conv.bias
+
+    def padding(self, length: int) -> tuple[int, int, int]:
+        """Samples at the left, at the right, where they also fill the last window, and what a reflection lacks."""
         left, right = self.left, self.right + -length % self.stride
-        if left == 0 and right == 0:
-            return x
-        if self.pad_mode != "reflect":
-            return F.pad(x, [left, right], self.pad_mode)
-        missing = max(0, max(left, right) - length + 1)
-        if missing > 0:
-            x = F.pad(x, [0, missing])
-        x = F.pad(x, [left, right], "reflect")
-        return x[..., : x.shape[-1] - missing]
+        return left, right, max(0, max(left, right) - length + 1) if self.pad_mode == "reflect" else 0
 
 
 class StreamableConvTranspose1d(nn.Module, Streamable, Stateful):
@@ -309,7 +337,9 @@ class StreamableConvTranspose1d(nn.Module, Streamable, Stateful):
         """(B, C, T) -> (B, C', T * stride)."""
         length = x.shape[-1] * self.stride
         if not self.streaming:
-            return self.convtr(x)[..., self.left : self.left + length]
+            if torch.jit.is_scripting():
+                return self.convtr(x)[..., self.left : self.left + length]
+            return self.convtr.over_time(x, self.left, length)
         layer = self.convtr.convtr
         full = F.conv_transpose1d(x, layer.kernel(), None, self.stride)
         if self.overlap > 0:
@@ -341,6 +371,11 @@ def check_norm(norm: str, norm_kwargs: Mapping[str, Any] | None, *, causal: bool
 def make_norm(norm: str, channels: int, norm_kwargs: Mapping[str, Any] | None) -> nn.Module:
     """What stands behind a convolution."""
     return nn.GroupNorm(1, channels, **(norm_kwargs or {})) if norm == "time_group_norm" else nn.Identity()
+
+
+def normalize_over_time(norm: nn.Module, x: Tensor) -> Tensor:
+    """A group norm, which keeps the order of memory of images only: (B, C, T) -> (B, C, T)."""
+    return norm(x.unsqueeze(2)).squeeze(2)
 
 
 def refuse_group_norm(grouped: bool) -> None:
