@@ -4,7 +4,6 @@ Plain wav, RF64, BW64 and W64 files of 16, 24 or 32 bits or floats are read as t
 their size; everything else goes through :func:`rave_tools.data.audio_io.open_audio`, which seeks to the sample.
 """
 
-import mmap
 import os
 import struct
 from collections import OrderedDict
@@ -22,7 +21,13 @@ BLOCK_ROUNDING = 0.1
 """Seconds by which the length of a compressed file may be rounded without being called truncated."""
 
 COUNTED = 4096
+COLUMN_BLOCK = 1 << 19
+"""Bytes that are read at once where one channel is picked out of them: they stay in the processor's own memory."""
+
 PCM, FLOAT, EXTENSIBLE = 1, 3, 0xFFFE
+NUMBERS = {"i16": "<i2", "i24": "<i4", "i32": "<i4", "f32": "<f4", "f64": "<f8"}
+"""Kind of the samples -> what they are read as."""
+
 W64_TAIL = bytes.fromhex("f3acd3118cd100c04f8edb8a")
 """What the names of a W64 file's chunks end with; the first four bytes are those of a wav."""
 
@@ -195,9 +200,10 @@ class OpenFiles:
     def __init__(self, limit: int = 48):
         self._limit = limit
         self._open: OrderedDict[str, FileIO | AudioReader] = OrderedDict()
+        self._buffer = bytearray()
 
     def __getstate__(self) -> dict[str, object]:
-        return {"_limit": self._limit, "_open": OrderedDict()}
+        return {"_limit": self._limit, "_open": OrderedDict(), "_buffer": bytearray()}
 
     def read(self, place: Layout, start: int, frames: int, channel: int | None) -> np.ndarray:
         """Samples from a place on.
@@ -250,12 +256,31 @@ class OpenFiles:
         assert isinstance(file, FileIO)
         if os.fstat(file.fileno()).st_size < place.offset + place.frames * place.frame_bytes:
             raise OSError("it has become shorter")
+        file.seek(place.offset + start * place.frame_bytes)
         if channel is None:
-            return _decoded(_block(file, place, start, frames), 0, place, frames, None)
-        begin = place.offset + start * place.frame_bytes - 1
-        page = begin // mmap.ALLOCATIONGRANULARITY * mmap.ALLOCATIONGRANULARITY
-        with _mapped(file, page, begin - page + frames * place.frame_bytes + 1) as window:
-            return _decoded(window, begin - page, place, frames, channel)
+            content = bytearray(1 + frames * place.frame_bytes)
+            _fill(file, memoryview(content)[1:])
+            return _decoded(_samples(content, place, None).copy(), place.kind)
+        return _decoded(self._column(file, place, frames, channel), place.kind)
+
+    def _column(self, file: FileIO, place: Layout, frames: int, channel: int) -> np.ndarray:
+        """One channel, shape (1, frames), picked out of blocks that all go through the same small buffer.
+
+        The file is not mapped into memory, though the processor would then copy less: if it is cut off, or its disk
+        fails, while a mapping is being looked at, the system ends the process.
+        """
+        step = min(frames, max(1, COLUMN_BLOCK // place.frame_bytes))
+        length = 1 + step * place.frame_bytes
+        if len(self._buffer) < length:
+            self._buffer = bytearray(length)
+        content = memoryview(self._buffer)[:length]
+        samples = _samples(content, place, channel)
+        column = np.empty((1, frames), samples.dtype)
+        for done in range(0, frames, step):
+            count = min(step, frames - done)
+            _fill(file, content[1 : 1 + count * place.frame_bytes])
+            column[:, done : done + count] = samples[:, :count]
+        return column
 
     def _opened(self, place: Layout) -> FileIO | AudioReader:
         held = self._open.get(place.path)
@@ -293,42 +318,31 @@ def _exactly(reader: AudioReader, frames: int) -> np.ndarray:
     return np.concatenate(blocks, axis=1) if blocks else np.zeros((reader.facts.channels, 0), np.float32)
 
 
-def _mapped(file: FileIO, offset: int, length: int) -> mmap.mmap:
-    """A window onto the file that lasts for one reading, so that the memory in use stays bounded."""
-    if hasattr(mmap, "MAP_POPULATE"):  # Linux: all pages at once
-        flags = mmap.MAP_SHARED | mmap.MAP_POPULATE
-        return mmap.mmap(file.fileno(), length, flags=flags, prot=mmap.PROT_READ, offset=offset)
-    return mmap.mmap(file.fileno(), length, access=mmap.ACCESS_READ, offset=offset)
-
-
-def _block(file: FileIO, place: Layout, start: int, frames: int) -> bytearray:
-    """All channels of a stretch, and the byte before it."""
-    content = bytearray(frames * place.frame_bytes + 1)
-    file.seek(place.offset + start * place.frame_bytes - 1)
-    done = 0
-    while done < len(content) and (count := file.readinto(memoryview(content)[done:])):
-        done += count
-    if done < len(content):
+def _fill(file: FileIO, content: memoryview) -> None:
+    """Read on until it is full."""
+    while len(content) and (count := file.readinto(content)):
+        content = content[count:]
+    if len(content):
         raise OSError("it has become shorter")
-    return content
 
 
-def _decoded(
-    content: mmap.mmap | bytearray, begin: int, place: Layout, frames: int, channel: int | None
-) -> np.ndarray:
-    """Samples as float32 (C, frames), from bytes of which number `begin` comes just before the first sample.
+def _samples(content: bytearray | memoryview, place: Layout, channel: int | None) -> np.ndarray:
+    """A view, shape (1 or C, frames), of the samples that lie in bytes after the first of them.
 
-    A sample of 24 bits is read as one of 32 whose lowest byte, that of its neighbour, is then cleared.
+    One of 24 bits is seen as one of 32 whose lowest byte is whatever lies before it.
     """
-    bits = int(place.kind[1:])
-    kind = {"i16": "<i2", "i24": "<i4", "i32": "<i4", "f32": "<f4", "f64": "<f8"}[place.kind]
-    first = begin + (0 if bits == 24 else 1) + (channel or 0) * bits // 8
-    shape = (place.channels if channel is None else 1, frames)
-    samples = np.ndarray(shape, kind, content, first, (bits // 8, place.frame_bytes)).copy()
-    if place.kind[0] == "f":
-        return samples.astype(np.float32)
-    if bits == 24:
+    size = place.frame_bytes // place.channels
+    first = (0 if place.kind == "i24" else 1) + (channel or 0) * size
+    shape = (place.channels if channel is None else 1, (len(content) - 1) // place.frame_bytes)
+    return np.ndarray(shape, NUMBERS[place.kind], content, first, (size, place.frame_bytes))
+
+
+def _decoded(samples: np.ndarray, kind: str) -> np.ndarray:
+    """Samples as float32 of the same shape; those of 24 bits lose their lowest byte, in place."""
+    if kind[0] == "f":
+        return samples.astype(np.float32, copy=False)
+    if kind == "i24":
         samples &= -256
     audio = samples.astype(np.float32)
-    audio *= np.float32(2.0 ** (-15 if bits == 16 else -31))
+    audio *= np.float32(2.0 ** (-15 if kind == "i16" else -31))
     return audio

@@ -315,6 +315,37 @@ def test_a_file_that_vanishes_or_shrinks_in_training_is_named(workers, tmp_path)
     assert text.startswith(gone) and "cannot be read any more" in text and len(text.splitlines()) == 1
 
 
+@pytest.mark.parametrize("channel", [None, 0, 1])
+def test_a_file_that_is_cut_off_while_it_is_read_is_an_error_and_not_the_end_of_the_process(
+    channel, tmp_path, monkeypatch
+):
+    """Its length is looked at first; here it shrinks just after that."""
+    path = write(tmp_path / "x.wav", noise(1.5, 2, MODEL), rate=MODEL)
+    place, files, look = layout(str(path)), OpenFiles(), os.fstat
+    assert files.read(place, 20000, 2000, channel).shape[1] == 2000
+
+    def shrinks(number):
+        found = look(number)
+        os.truncate(path, 5000)
+        return found
+
+    monkeypatch.setattr("rave_tools.data.columns.os.fstat", shrinks)
+    with pytest.raises(AudioError, match=r"x.wav: was there .* cannot be read any more \(it has become shorter\)"):
+        files.read(place, 20000, 2000, channel)
+
+
+@pytest.mark.parametrize("subtype", ["PCM_16", "PCM_24", "PCM_32", "FLOAT", "DOUBLE"])
+@pytest.mark.parametrize("block", [1, 50, 7 * 8 * 1000])
+def test_a_column_is_the_same_whatever_blocks_it_is_read_in(block, subtype, tmp_path, monkeypatch):
+    path = write(tmp_path / "x.wav", noise(0.1, 7), rate=48000, subtype=subtype)
+    whole, _ = soundfile.read(path, dtype="float32")
+    monkeypatch.setattr("rave_tools.data.columns.COLUMN_BLOCK", block)
+    files, place = OpenFiles(), layout(str(path))
+    for start, frames in ((0, 4800), (4321, 479), (7, 1), (0, 0), (13, 2000)):
+        for channel in (0, 6):
+            assert np.array_equal(files.read(place, start, frames, channel)[0], whole[start : start + frames, channel])
+
+
 def test_values_that_are_no_numbers_are_named(tmp_path):
     audio = noise(1.5, 2, MODEL)
     audio[1, 20000] = np.nan
