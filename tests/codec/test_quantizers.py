@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from rave_tools.codec.bottlenecks import quantization
 from rave_tools.codec.bottlenecks.latent import Unquantized
@@ -232,6 +233,39 @@ def test_revival_by_count_throws_away_all_codes_for_ever_where_vectors_are_few()
         replaced[expiry] = sum(shares[50:]) / 50
     assert replaced["count"] > 0.8
     assert replaced["usage"] < 0.1
+
+
+@pytest.mark.parametrize("expiry", ["usage", "none"])
+def test_codes_travel_with_a_young_encoder(expiry):
+    """Latents whose mean moves by twice their spread in every update: without travelling, codes are far behind."""
+    torch.manual_seed(0)
+    quantizer = ResidualVectorQuantization(2, 4, 128, expiry=expiry, kmeans_iters=5)
+    mean = torch.zeros(4)
+    for step in range(60):
+        mean += 0.2 * F.normalize(torch.randn(4) + 1, dim=0)
+        vectors = mean + 0.05 * torch.randn(600, 4)
+        quantizer.quantize(vectors, learn=True, step=step)
+    shares = [float(layer.codebook.usage.statistics()["used"]) for layer in quantizer.layers]
+    error = float((quantizer.quantize(vectors, learn=False).vectors - vectors).square().mean())
+    if expiry == "usage":
+        assert min(shares) > 0.9 and error < 0.05**2 / 4
+    else:
+        assert error > 10 * 0.05**2
+
+
+def test_codes_of_a_settled_encoder_stay():
+    """The mean of a batch differs by chance from that of another one, and that moves nothing."""
+    torch.manual_seed(0)
+    codebook = EuclideanCodebook(8, 64, expiry="usage")
+    vectors = torch.randn(4000, 8)
+    codebook.begin(vectors)
+    before = codebook.embed.clone()
+    for _ in range(20):
+        codebook.travel(vectors[torch.randperm(4000)[:600]])
+    assert torch.equal(codebook.embed, before)
+    codebook.travel(vectors + 3)
+    close(codebook.embed, before + 3, atol=0.01, rtol=0)
+    close(codebook.embed_avg, codebook.embed * codebook.cluster_size[:, None], atol=1e-3, rtol=1e-3)
 
 
 def test_revived_codes_stand_apart():

@@ -16,6 +16,9 @@ VECTORS_PER_CENTRE = 4
 
 FAINTEST_COUNT = 1e-12
 
+FRAMES_ALIKE = 16
+"""Neighbouring vectors say nearly the same: of so many, one counts where it is asked how sure a mean is."""
+
 Expiry = Literal["count", "usage", "encodec", "none"]
 
 Watch = Callable[[Tensor, Tensor], Tensor]
@@ -191,10 +194,10 @@ class EuclideanCodebook(nn.Module):
 
     - ``usage``: every `check_every` updates, codes whose running count is below `usage_ratio` of the mean count are
       moved to vectors of the batch, no two to the same one (moshi, Défossez et al., 2024). What is little is relative,
-      so it works with any number of vectors per batch. While an encoder is young its latents wander away from codes,
-      so these have little time to be chosen: a moved code begins with `revived_usage` of the mean count (moshi: 1), the
-      placed ones with counts of a single update. A first batch of few vectors places few codes, the next checks place
-      the rest.
+      so it works with any number of vectors per batch. While an encoder is young its latents wander about, further in
+      an update than they differ: all codes travel with their mean (`travel`), and as codes have little time to be
+      chosen, a moved one begins with `revived_usage` of the mean count (moshi: 1), the placed ones with counts of a
+      single update. A first batch of few vectors places few codes, the next checks place the rest.
     - ``count``: in every update, codes whose running count is below `threshold_ema_dead_code` are moved. With few
       vectors per batch (less than the threshold for each code) they are moved for ever.
     - ``encodec``: EnCodec's and AudioCraft's update, step by step. There the same update overwrites the codes that
@@ -296,6 +299,25 @@ class EuclideanCodebook(nn.Module):
         self.inited.fill_(1)
 
     @torch.no_grad()
+    def travel(self, vectors: Tensor) -> None:
+        """Move all codes by as much as the mean of the vectors moved, as far as that is not the chance of a batch.
+
+        Of the squared distance between the mean of a batch and the running one, what the spread of the vectors explains
+        is taken off (James and Stein, 1961), so codes of an encoder that has settled stay where they are.
+
+        Args:
+            vectors: shape (n, D).
+        """
+        number = over_processes(vectors.new_tensor(float(len(vectors))))
+        mean = over_processes(vectors.sum(0)) / number
+        spread = over_processes((vectors - mean).square().sum()) / number
+        way = mean - self.embed_avg.sum(0) / self.cluster_size.sum().clamp_min(FAINTEST_COUNT)
+        chance = spread * FRAMES_ALIKE / number
+        step = way * (1 - chance / way.square().sum().clamp_min(torch.finfo(way.dtype).tiny)).clamp_min(0)
+        self.embed.add_(step)
+        self.embed_avg.addcmul_(self.cluster_size[:, None], step)
+
+    @torch.no_grad()
     def follow(self, vectors: Tensor, indices: Tensor, step: int | None = None) -> None:
         """Move the codes towards what they stood for in a batch, and the useless ones elsewhere.
 
@@ -391,6 +413,8 @@ class VectorQuantization(nn.Module):
         heard = vectors.detach()
         if learn and not placed:
             self.codebook.begin(heard)
+        if learn and self.codebook.expiry == "usage":
+            self.codebook.travel(heard)
         indices = self.codebook.encode(heard)
         chosen = self.codebook.decode(indices)
         if learn:
