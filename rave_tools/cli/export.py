@@ -129,7 +129,8 @@ def run(flags: absl_flags.FlagValues) -> int:
         print(f"warning: {warning}")
     print("\n".join(table))
     facts = delivered.facts
-    late = f"{facts.latency} samples = {1000 * facts.latency / facts.sample_rate:.1f} ms late"
+    latency = facts.latency + facts.hop * facts.buffered
+    late = f"{latency} samples = {1000 * latency / facts.sample_rate:.1f} ms late"
     print(f"exported {path}, {late if facts.streaming else 'not streaming'}")
     return 0
 

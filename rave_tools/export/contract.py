@@ -148,7 +148,8 @@ def _ratios(subject: Subject) -> Iterator[Finding]:
             if ratio & (ratio - 1):
                 yield Finding(
                     "error", f"{method.name}_params", f"ratio {side} is {ratio}, no power of two",
-                    "nn~ plays blocks of a power of two, of which this is no divisor", "make the ratio a power of two",
+                    "nn~ plays blocks of a power of two, of which this is no divisor",
+                    "play forward if it has one with ratios of 1, or make the ratio a power of two",
                     f"{method.name}_params",
                 )  # fmt: skip
     if methods and subject.ratio < SMALLEST_RATIO:

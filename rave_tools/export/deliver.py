@@ -79,10 +79,23 @@ def export(
         outcome.append(verification)
         if not verification.passed:
             reasons = "\n  ".join(verification.failures())
+            if options.precision != "fp32":
+                reasons += "\n  leave --precision out: its rounding is too much for this model"
             raise ExportFailed(f"the file failed its verification and was not kept ({path}):\n  {reasons}")
 
     write(module, path, facts=prepared.facts, check=check)
-    return Delivered(path, prepared.facts, outcome[0], path.stat().st_size, prepared.warnings)
+    warnings = prepared.warnings + odd_frames(prepared.facts)
+    return Delivered(path, prepared.facts, outcome[0], path.stat().st_size, warnings)
+
+
+def odd_frames(facts: HostFacts) -> list[str]:
+    """What a latent frame that fits no block of nn~ means there; nothing for any other."""
+    if not facts.hop & (facts.hop - 1):
+        return []
+    return [
+        f"one latent frame is {facts.hop} samples, no power of two, and nn~ plays blocks of powers of two: forward "
+        "takes them through its queue, one frame later; encode and decode cannot be objects of their own there"
+    ]
 
 
 def describe(delivered: Delivered) -> list[str]:

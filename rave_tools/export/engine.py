@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from rave_tools.export.step import Step
 
 COPY, MATMUL, LEAKY_RELU, ADD, MULTIPLY, SIGMOID, TANH, SINE, POWER, CLEAN, SIGNS, CALL, PACKED = range(13)
-SOFTPLUS, NORMAL, UNIFORM, KNOB, SUM, ADAPT, BEST, LOOK_UP, SUBTRACT = range(13, 22)
+SOFTPLUS, NORMAL, UNIFORM, KNOB, SUM, ADAPT, BEST, LOOK_UP, SUBTRACT, ELU, CELL, LSTM = range(13, 25)
 """Instructions; ``Engine.forward`` carries them out."""
 
 ALWAYS, ONE_ROW, SEVERAL_ROWS = range(3)
@@ -143,8 +143,10 @@ class Stage(nn.Module):
 class Engine(nn.Module):
     """Carries out a program.
 
-    The workspace is made for one block size and batch size and anew when either changes; what was heard survives a new
-    block size and is forgotten with a new batch size. Input and output are never views of it.
+    A workspace is made for one block size and batch size. Two are kept: a queue in front whose blocks are no whole hops
+    hands over one of two numbers of them, in turns, and making a workspace takes longer than a block. What was heard
+    goes along to another block size and is forgotten with another batch size. Input and output are never views of a
+    workspace.
 
     Args:
         program: of a half.
@@ -198,20 +200,50 @@ class Engine(nn.Module):
         self.codes, self.counts, self.values = [0], [0], [0.0]
         self.firsts, self.seconds, self.outs = [nothing], [nothing], [nothing]
         self.heads = [nothing]
+        # The other workspace.
+        self.other_hops, self.other_rows = 0, 0
+        self.other_inlet, self.other_outlet = nothing, nothing
+        self.other_codes, self.other_counts, self.other_values = [0], [0], [0.0]
+        self.other_firsts, self.other_seconds, self.other_outs = [nothing], [nothing], [nothing]
+        self.other_heads = [nothing]
 
     @torch.jit.export
     def forget(self) -> None:
         """Forget everything heard; takes effect with the next block, in the mode that it runs in."""
         self.fresh = True
 
-    def plan(self, hops: int, rows: int) -> None:
-        """Make the workspace, and every view, for blocks of that many hops and rows."""
-        kept: list[Tensor] = []
-        if rows == self.rows and not self.fresh:
-            for head in self.heads:
-                kept.append(head.clone())
-        else:
+    def change(self, hops: int, rows: int, locked: bool) -> None:
+        """Go on with blocks of that many hops and rows, in the other workspace.
+
+        Args:
+            hops, rows: of the blocks.
+            locked: inference mode is over; what was made in it cannot be written to.
+        """
+        if rows != self.rows:
             self.fresh = True
+        self.swap()
+        if hops != self.hops or rows != self.rows or (locked and self.inlet.is_inference()):
+            self.plan(hops, rows)
+        if not self.fresh:
+            for k, past in enumerate(self.other_heads):
+                self.heads[k].copy_(past)
+
+    def swap(self) -> None:
+        """The other workspace becomes the one in use."""
+        self.hops, self.other_hops = self.other_hops, self.hops
+        self.rows, self.other_rows = self.other_rows, self.rows
+        self.inlet, self.other_inlet = self.other_inlet, self.inlet
+        self.outlet, self.other_outlet = self.other_outlet, self.outlet
+        self.codes, self.other_codes = self.other_codes, self.codes
+        self.counts, self.other_counts = self.other_counts, self.counts
+        self.values, self.other_values = self.other_values, self.values
+        self.firsts, self.other_firsts = self.other_firsts, self.firsts
+        self.seconds, self.other_seconds = self.other_seconds, self.seconds
+        self.outs, self.other_outs = self.other_outs, self.outs
+        self.heads, self.other_heads = self.other_heads, self.heads
+
+    def plan(self, hops: int, rows: int) -> None:
+        """Make the workspace in use, and every view, for blocks of that many hops and rows."""
         self.hops = hops
         self.rows = rows
         bases: list[int] = []
@@ -249,7 +281,7 @@ class Engine(nn.Module):
                 if code == 1 and self.products.serves(operands[0][-1].shape[0], count == 1):
                     code, count = 12, self.products.place(self.program_operands[i][1], operands[1][-1])
                 if code == 20:
-                    # The matrix of a codebook, (D, S), as a table.
+                    # What the codes of a codebook stand for, (D, S), as a table.
                     operands[0][-1] = operands[0][-1].t()
                 codes.append(code)
                 counts.append(count)
@@ -259,8 +291,6 @@ class Engine(nn.Module):
         heads: list[Tensor] = []
         for number in self.head_views:
             heads.append(views[number])
-        for k, past in enumerate(kept):
-            heads[k].copy_(past)
         self.heads = heads
 
     def forward(self, x: Tensor, knobs: Tensor) -> Tensor:
@@ -269,7 +299,7 @@ class Engine(nn.Module):
         # Memory made in inference mode must not be changed outside of it.
         locked = self.inlet.is_inference() and not x.new_empty([0]).is_inference()
         if hops != self.hops or x.shape[0] != self.rows or locked:
-            self.plan(hops, x.shape[0])
+            self.change(hops, x.shape[0], locked)
         if self.fresh:
             for head in self.heads:
                 head.zero_()
@@ -283,6 +313,7 @@ class Engine(nn.Module):
             self.adapting = bool((knobs[2:] != 0).any())
         self.inlet.copy_(x)
         codes, firsts, seconds, outs, best = self.codes, self.firsts, self.seconds, self.outs, self.nothing
+        old_cells, old_outputs, cells = self.inlet, self.inlet, self.inlet
         for i in range(len(codes)):
             code, a, out = codes[i], firsts[i], outs[i]
             if code == 0:
@@ -334,6 +365,21 @@ class Engine(nn.Module):
                 torch.index_select(a, 0, best, out=out)
             elif code == 21:
                 torch.sub(a, seconds[i], out=out)
+            elif code == 22:
+                torch._C._nn.elu(a, self.values[i], out=out)  # type: ignore[call-arg]
+            elif code == 23:
+                # Where the next LSTM remembers: cells and outputs of the frame before, cells of this one.
+                old_cells, old_outputs, cells = a, seconds[i], out
+            elif code == 24:
+                units = out.shape[2]
+                for t in range(a.shape[0]):
+                    gates, cell = a[t], cells[t]
+                    gates.addmm_(old_outputs[t], seconds[i])
+                    sigmoids = gates[:, : 3 * units].sigmoid_()
+                    torch.mul(old_cells[t], sigmoids[:, units : 2 * units], out=cell)
+                    cell.addcmul_(sigmoids[:, :units], gates[:, 3 * units :].tanh_())
+                    torch.tanh(cell, out=out[t])
+                    out[t].mul_(sigmoids[:, 2 * units :])
             elif code == 18 and not self.adapting:
                 # Statistics that nobody has learned change nothing.
                 out.copy_(a)

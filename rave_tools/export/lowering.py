@@ -3,18 +3,24 @@
 A block that has no function here is traced whole and called as it is, so nothing depends on this list but speed.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from rave_tools.codec.bottlenecks.discrete import DiscreteEncoder
+from rave_tools.codec.bottlenecks.factorized import FactorizedResidualVQ
+from rave_tools.codec.bottlenecks.latent import Unquantized
 from rave_tools.codec.bottlenecks.quantization import ResidualVectorQuantization
+from rave_tools.codec.bottlenecks.residual import ResidualVectorQuantizer
 from rave_tools.codec.bottlenecks.variational import VariationalEncoder
 from rave_tools.codec.bottlenecks.wasserstein import WasserteinEncoder
 from rave_tools.codec.controls import CodeControls, PrincipalControls
+from rave_tools.codec.nets.dac import DACDecoder, DACEncoder, DecoderBlock, EncoderBlock, ResidualUnit
 from rave_tools.codec.nets.rave import GeneratorV1, GeneratorV2
+from rave_tools.codec.nets.seanet import SEANetDecoder, SEANetEncoder, SEANetResnetBlock
 from rave_tools.codec.pretransforms.pqmf import SpectralFlip
 from rave_tools.export import engine
 from rave_tools.export.engine import ALIGNMENT, ALWAYS, HOPS, ONE_ROW, ROWS, SEVERAL_ROWS, Instruction, Program, Signal
@@ -25,6 +31,8 @@ from rave_tools.nn.compose import Branches, Residual, Sequential, Sum
 from rave_tools.nn.conv import Conv1d, ConvTranspose1d
 from rave_tools.nn.noise import amplitudes_to_impulse_response
 from rave_tools.nn.normalization import AdaptiveInstanceNormalization
+from rave_tools.nn.padded_conv import StreamableConv1d, StreamableConvTranspose1d
+from rave_tools.nn.recurrent import LSTM
 from rave_tools.nn.residual import Chain
 from rave_tools.nn.streaming import Delay
 
@@ -149,7 +157,10 @@ class Builder:
         return Dim(self.rate(wire), full, HOPS, True), Dim(1, full, ROWS), Dim(wire.width, 1)
 
     def constant(self, value: Tensor) -> int:
-        """Put a tensor into the file; what an instruction calls it."""
+        """Put a tensor into the file, once; what an instruction calls it."""
+        for number, other in enumerate(self.program.constants):
+            if other.dtype == value.dtype and other.stride() == value.stride() and torch.equal(other, value):
+                return -1 - number
         self.program.constants.append(value.detach().clone())
         return -len(self.program.constants)
 
@@ -271,6 +282,20 @@ class Builder:
         self.instruct(engine.SIGNS, self.block(wire), self.constant(signs), self.block(out), count=start)
         return out
 
+    def lstm(self, gates: Wire, recurrent: Tensor) -> Wire:
+        """Long short-term memory; its state is the last frame of what it says and of its cells.
+
+        Args:
+            gates: what the input says to the gates, in the order input, forget, output, cell: 4 D channels.
+            recurrent: what the units say to each other. Shape (4 D, D).
+        """
+        rate, width = self.rate(gates), recurrent.shape[1]
+        hidden, cell = self.signal(rate, width), self.signal(rate, width)
+        matrix = self.constant(recurrent.contiguous().t())
+        self.instruct(engine.CELL, self.block(cell.late(1)), self.block(hidden.late(1)), self.block(cell))
+        self.instruct(engine.LSTM, self.block(gates), matrix, self.block(hidden))
+        return hidden
+
     def call(self, module: nn.Module, wire: Wire, code: int = engine.CALL) -> Wire:
         """A block without a function of its own, traced with its state."""
         example = torch.zeros(1, wire.width, 2 * self.rate(wire))
@@ -360,6 +385,15 @@ def upsampling_matrix(weight: Tensor, stride: int) -> Tensor:
 
 
 def lower_conv(layer: Conv1d, wire: Wire, builder: Builder) -> Wire:
+    return convolve(layer, layer.memory.length, wire, builder)
+
+
+def lower_padded_conv(module: StreamableConv1d, wire: Wire, builder: Builder) -> Wire:
+    return convolve(module.conv.conv, module.memory.length, wire, builder)
+
+
+def convolve(layer: Any, memory: int, wire: Wire, builder: Builder) -> Wire:
+    """A convolution whose first window begins so many frames in front of the block."""
     weight, bias, groups = layer.kernel(), layer.bias, layer.groups
     stride, dilation, kernel = layer.stride[0], layer.dilation[0], layer.kernel_size[0]
     narrow, out = weight.shape[1], weight.shape[0] // groups
@@ -372,13 +406,18 @@ def lower_conv(layer: Conv1d, wire: Wire, builder: Builder) -> Wire:
             kernel=kernel,
             dilation=dilation,
             stride=stride,
-            memory=layer.memory.length,
+            memory=memory,
             into=target.channels(g * out, out),
         )
     return target
 
 
-def lower_upsampling(layer: ConvTranspose1d, wire: Wire, builder: Builder) -> Wire:
+def lower_padded_upsampling(module: StreamableConvTranspose1d, wire: Wire, builder: Builder) -> Wire:
+    return lower_upsampling(module.convtr.convtr, wire, builder)
+
+
+def lower_upsampling(layer: Any, wire: Wire, builder: Builder) -> Wire:
+    """A transposed convolution; what it cuts at the left is delay, which the blocks around it know of."""
     stride = layer.stride[0]
     matrix = upsampling_matrix(layer.kernel(), stride)
     taps = matrix.shape[1] // wire.width
@@ -409,6 +448,33 @@ def lower_sum(module: Sum, wire: Wire, builder: Builder) -> Wire:
     for other in others:
         total = builder.binary(engine.ADD, total, other)
     return total
+
+
+def lower_shortcut(block: SEANetResnetBlock, wire: Wire, builder: Builder) -> Wire:
+    skip = lower(block.shortcut, wire, builder).late(block.late.samples)
+    return builder.binary(engine.ADD, lower(block.block, wire, builder), skip)
+
+
+def lower_unit(unit: ResidualUnit, wire: Wire, builder: Builder) -> Wire:
+    return builder.binary(engine.ADD, lower(unit.block, wire, builder), wire.late(unit.skip.samples))
+
+
+def lower_lstm(module: LSTM, wire: Wire, builder: Builder) -> Wire:
+    """What the input says to the gates is one product for all frames; what the units say to each other, one each."""
+    y = wire
+    for layer in range(module.num_layers):
+        into, recurrent, first, second = (
+            gates_in_order(getattr(module.lstm, f"{name}_l{layer}"))
+            for name in ("weight_ih", "weight_hh", "bias_ih", "bias_hh")
+        )
+        y = builder.lstm(builder.conv(y, into, first + second), recurrent)
+    return builder.binary(engine.ADD, y, wire) if module.skip else y
+
+
+def gates_in_order(values: Tensor) -> Tensor:
+    """Rows of torch's input, forget, cell and output gates -> input, forget, output, cell: sigmoids side by side."""
+    i, f, g, o = values.chunk(4)
+    return torch.cat([i, f, o, g])
 
 
 def lower_generator_v2(generator: GeneratorV2, wire: Wire, builder: Builder) -> Wire:
@@ -486,35 +552,82 @@ def lower_noise_synthesis(synthesis: NoiseSynthesis, wire: Wire, builder: Builde
     return audio
 
 
-def lower_codes(quantizer: ResidualVectorQuantization, size: int, wire: Wire, builder: Builder) -> Wire:
-    """Residual quantisation: the nearest code has the largest x e - |e|^2 / 2."""
-    frames = builder.rate(wire)
+@dataclass(frozen=True)
+class Table:
+    """One codebook of several that quantise what those before leave over.
+
+    Attributes:
+        scores: matrix and bias of the product whose largest number is the best code. Shapes (S, D') and (S,).
+        values: what each code stands for. Shape (S, D).
+        projection: matrix and bias of the way to the space in which codes are compared; None for that of the latents.
+    """
+
+    scores: tuple[Tensor, Tensor | None]
+    values: Tensor
+    projection: tuple[Tensor, Tensor] | None = None
+
+
+def euclidean_tables(quantizer: ResidualVectorQuantization) -> list[Table]:
+    """The nearest code has the largest x e - |e|^2 / 2."""
+    tables = []
+    for layer, values in zip(quantizer.layers, quantizer.tables(), strict=True):
+        codes, inside = layer.codebook.embed, layer.project_in
+        projection = (inside.weight, inside.bias) if layer.projected else None
+        tables.append(Table((codes, -codes.square().sum(1) / 2), values, projection))
+    return tables
+
+
+def directional_tables(quantizer: FactorizedResidualVQ) -> list[Table]:
+    """The code of the closest direction has the largest x e / |e|, however long x is."""
+    tables = []
+    for codebook in quantizer.quantizers:
+        codes = nn.functional.normalize(codebook.codebook.weight)
+        inside = codebook.in_proj
+        tables.append(Table((codes, None), codebook.table(), (inside.kernel()[..., 0], inside.bias)))
+    return tables
+
+
+def lower_codes(tables: Sequence[Table], wire: Wire, builder: Builder) -> Wire:
+    """Residual quantisation."""
+    frames, size = builder.rate(wire), len(tables)
     codes = builder.signal(frames, size)
     rest = wire
-    for k, codebook in enumerate(quantizer.tables()[:size]):
-        vectors = builder.view(rest, Dim(frames, builder.full_width(rest), HOPS + ROWS), Dim(rest.width, 1))
-        matrix = builder.constant(codebook.contiguous().t())
-        offset = builder.constant(-codebook.square().sum(1).reshape(1, -1) / 2)
-        room = builder.signal(frames, codebook.shape[0])
-        scores = builder.view(room, Dim(frames, room.width, HOPS + ROWS), Dim(room.width, 1))
-        builder.product(vectors, matrix, offset, scores, frames, when=ALWAYS, exact=True)
+    for k, table in enumerate(tables):
+        compared = rest
+        if table.projection is not None:
+            compared = builder.conv(rest, *table.projection, exact=True)
+        scores = builder.conv(compared, *table.scores, exact=True)
+        room = builder.view(scores, Dim(frames, scores.width, HOPS + ROWS), Dim(scores.width, 1))
         best = builder.view(codes.channels(k, 1), Dim(frames, size, HOPS + ROWS))
-        builder.instruct(engine.BEST, scores, scores, best)
+        builder.instruct(engine.BEST, room, room, best)
         if k < size - 1:
             chosen = builder.signal(frames, rest.width)
             answer = builder.view(chosen, Dim(frames, rest.width, HOPS + ROWS), Dim(rest.width, 1))
-            builder.instruct(engine.LOOK_UP, matrix, best, answer)
+            builder.instruct(engine.LOOK_UP, builder.constant(table.values.contiguous().t()), best, answer)
             rest = builder.binary(engine.SUBTRACT, rest, chosen)
     return codes
+
+
+def find_tables(bottleneck: Any) -> list[Table] | None:
+    """Codebooks of a bottleneck whose codes are found by products; None of any other."""
+    if isinstance(bottleneck, DiscreteEncoder):
+        return euclidean_tables(bottleneck.rvq)
+    if isinstance(bottleneck, ResidualVectorQuantizer):
+        return euclidean_tables(bottleneck.vq)
+    if isinstance(bottleneck, FactorizedResidualVQ):
+        return directional_tables(bottleneck)
+    return None
 
 
 def lower_posterior(posterior: Posterior, wire: Wire, builder: Builder) -> Wire:
     """A draw from a Gaussian, or what a network says, on principal axes; codes."""
     controls, bottleneck = posterior.controls, posterior.bottleneck
-    if isinstance(bottleneck, DiscreteEncoder) and isinstance(controls, CodeControls) and not bottleneck.rvq.projected:
-        return lower_codes(bottleneck.rvq, controls.size, wire, builder)
+    tables = find_tables(bottleneck)
+    if tables is not None and isinstance(controls, CodeControls):
+        return lower_codes(tables[: controls.size], wire, builder)
     gaussian = isinstance(bottleneck, VariationalEncoder)
-    if not isinstance(controls, PrincipalControls) or not (gaussian or isinstance(bottleneck, WasserteinEncoder)):
+    plain = isinstance(bottleneck, (WasserteinEncoder, Unquantized))
+    if not isinstance(controls, PrincipalControls) or not (gaussian or plain):
         return builder.call(posterior, wire)
     if gaussian:
         width = wire.width // 2
@@ -607,6 +720,18 @@ LOWERINGS: dict[type[nn.Module], Callable[..., Wire]] = {
     nn.LeakyReLU: lambda module, wire, builder: builder.unary(engine.LEAKY_RELU, wire, module.negative_slope),
     nn.Tanh: lambda module, wire, builder: builder.unary(engine.TANH, wire),
     nn.Sigmoid: lambda module, wire, builder: builder.unary(engine.SIGMOID, wire),
+    nn.ELU: lambda module, wire, builder: builder.unary(engine.ELU, wire, module.alpha),
+    StreamableConv1d: lower_padded_conv,
+    StreamableConvTranspose1d: lower_padded_upsampling,
+    LSTM: lower_lstm,
+    SEANetEncoder: lambda module, wire, builder: lower(module.model, wire, builder),
+    SEANetDecoder: lambda module, wire, builder: lower(module.model, wire, builder),
+    SEANetResnetBlock: lower_shortcut,
+    DACEncoder: lambda module, wire, builder: lower(module.block, wire, builder),
+    DACDecoder: lambda module, wire, builder: lower(module.model, wire, builder),
+    EncoderBlock: lambda module, wire, builder: lower(module.block, wire, builder),
+    DecoderBlock: lambda module, wire, builder: lower(module.block, wire, builder),
+    ResidualUnit: lower_unit,
 }
 
 

@@ -106,7 +106,10 @@ class Player(nn.Module):
         if self.stereo_mode and x.shape[1] > self.n_channels:
             x = x[:, : self.n_channels]
         if x.shape[1] != self.n_channels or x.shape[2] % self.hop != 0:
-            raise ValueError("encode: expected (batch, n_channels, a multiple of the hop) samples")
+            raise ValueError(
+                f"encode: {x.shape[1]} channels and {x.shape[2]} samples came, but it takes {self.n_channels} channels "
+                f"and whole latent frames of {self.hop} samples; play forward, which takes blocks of any length"
+            )
         return self.encoding(x, self.knobs)
 
     @torch.jit.export

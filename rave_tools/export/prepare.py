@@ -126,7 +126,7 @@ def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
             )
 
 
-def _gather_warnings(controls: nn.Module, options: ExportOptions, hop: int) -> list[str]:
+def _gather_warnings(controls: nn.Module, options: ExportOptions) -> list[str]:
     found = []
     if not options.streaming:
         found.append(
@@ -135,10 +135,6 @@ def _gather_warnings(controls: nn.Module, options: ExportOptions, hop: int) -> l
         )
     if controls.caution:
         found.append(controls.caution)
-    if hop & (hop - 1):
-        found.append(
-            f"one latent frame is {hop} samples, no power of two: nn~ works in blocks of powers of two, not with it"
-        )
     return found
 
 
@@ -160,7 +156,8 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
     if codec.renormalize:
         raise UserError(
             "this model divides each sound by its loudness and multiplies it back after decoding; a host has no place "
-            "to keep it. For hosts train with --override 'RENORMALIZE = False'; files play with `rave_tools generate`"
+            "to keep it. For hosts train with --override 'RENORMALIZE = False' (and NORM = 'weight_norm', if NORM is "
+            "'time_group_norm'); files play with `rave_tools generate`"
         )
     padded = {getattr(module, "pad_mode", "constant") for module in codec.modules()} - {"constant"}
     if padded and not options.streaming:
@@ -217,7 +214,7 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         processor=options.processor,
         has_prior=prior is not None,
     )
-    warnings = _gather_warnings(controls, options, hop)
+    warnings = _gather_warnings(controls, options)
     return Assembled(facts, reference, (left, right), warnings, parts=parts, controls=controls)
 
 

@@ -261,9 +261,9 @@ def refuse_recurrence(step: PureStep) -> None:
     """
     for name, module in step.parts.named_modules():
         if isinstance(module, (GRU, LSTM)):
-            kind = "GRU (hybrid.gin)" if isinstance(module, GRU) else "LSTM"
+            kind = "a GRU (hybrid.gin)" if isinstance(module, GRU) else "an LSTM"
             raise UserError(
-                f"{name or 'the model'} is a {kind}, whose steps in time a graph writes "
+                f"{name or 'the model'} is {kind}, whose steps in time a graph writes "
                 f"out one by one: blocks need a fixed length, for example --block {step.facts.hop}"
             )
 

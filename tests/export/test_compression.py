@@ -8,7 +8,10 @@ import torch
 from rave_tools import config
 from rave_tools.codec.compression import CompressionModel
 from rave_tools.errors import UserError
-from rave_tools.export.deliver import ExportOptions, export
+from rave_tools.export.deliver import Delivered, ExportOptions, export
+from rave_tools.export.plain import PlainModel
+from rave_tools.export.prepare import assemble
+from rave_tools.export.verify import play
 from tests.loud import make_loud
 
 SMALL = ["CAPACITY = 2", "LATENT_SIZE = 6", "RATIOS = [4, 2]"]
@@ -67,10 +70,63 @@ def test_a_host_hears_the_model(name: str, overrides: list[str], tmp_path: Path)
     assert made.facts.latency == info.latency
 
 
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory: pytest.TempPathFactory) -> tuple[CompressionModel, Delivered]:
+    """Frames of 320 samples, which no power of two divides; its file starts with the queue."""
+    model = codec("encodec_baseline", "CAPACITY = 2", "LATENT_SIZE = 6")
+    path = tmp_path_factory.mktemp("odd") / "codec.ts"
+    return model, export(model, path, options=ExportOptions(buffered=True), time_it=False)
+
+
+@pytest.mark.parametrize("block", [64, 128, 256, 512, 1024, 2048])
+def test_blocks_of_powers_of_two_are_heard_whole_and_as_late_as_announced(block, odd) -> None:
+    """Exactly: a click, a lost or a doubled sample would be as loud as the sound."""
+    model, made = odd
+    file = torch.jit.load(str(made.path))
+    file.set_temperature(0.0)
+    audio = 0.3 * torch.randn(1, 1, 40 * 2048)
+    heard = play(file, audio, [block])
+    (late,) = file.get_latency()
+    assert late == made.facts.latency + 320 == 320
+    expected = PlainModel(model, model.controls(), sample_rate=model.sample_rate, channels=1)(audio)
+    assert heard.shape == audio.shape and not heard[..., :late].any()
+    error = (heard[..., late:] - expected[..., :-late]).abs().max()
+    assert error < 1e-5 * expected.abs().max() and expected.std() > 0.1
+
+
+def test_what_nn_tilde_cannot_do_with_odd_frames_is_said(odd) -> None:
+    model, made = odd
+    assert any("320 samples, no power of two" in warning and "queue" in warning for warning in made.warnings)
+    file = torch.jit.load(str(made.path))
+    with pytest.raises(Exception, match="whole latent frames of 320 samples; play forward"):
+        file.encode(torch.zeros(1, 1, 512))
+    # Nobody else is told: other formats take whole frames.
+    assert not any("nn~" in warning for warning in assemble(model, ExportOptions()).warnings)
+
+
+def test_precision_is_kept_in_the_file(odd, tmp_path) -> None:
+    """The LSTM's units speak to each other in full precision, all else at half the size."""
+    model = codec("encodec_baseline", "CAPACITY = 4", "LATENT_SIZE = 64")
+    sizes = {}
+    for precision in ("fp32", "bf16"):
+        path = tmp_path / f"{precision}.ts"
+        sizes[precision] = export(model, path, options=ExportOptions(precision=precision), time_it=False).size
+    weights = 4 * sum(value.numel() for net in (model.encoder, model.decoder) for value in net.parameters())
+    assert sizes["fp32"] - sizes["bf16"] > 0.3 * weights
+
+
 def test_a_causal_model_with_zeros_is_not_late() -> None:
     for name in ("encodec_24khz", "encodec_baseline"):
         overrides = [*CODES, "BANDWIDTHS = []", "PAD_MODE = 'constant'"] if name == "encodec_24khz" else SMALL
         assert codec(name, *overrides).streaming()[1].latency == 0
+
+
+def test_a_precision_that_a_model_cannot_bear_is_refused_with_the_mend(tmp_path) -> None:
+    """Loud random snakes make any rounding large."""
+    model = codec("dac_16khz", *CODES[1:], "CAPACITY = 2", "DECODER_CAPACITY = 16", "RATIOS = [2, 4, 5, 8]")
+    with pytest.raises(UserError, match="leave --precision out"):
+        export(model, tmp_path / "codec.ts", options=ExportOptions(precision="bf16"), time_it=False)
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from rave_tools.export.prepare import ExportOptions, prepare
 from rave_tools.export.verify import make_quiet, play
 from tests.export.small import small_codec
 from tests.host import build
+from tests.loud import make_loud
 
 QUIET = ("--set", "temperature=0", "--set", "noise=0")
 THREADS = ("none", "new", "worker")
@@ -367,6 +368,43 @@ def test_a_live_model_plays_what_python_plays_and_in_time(thread, live, tmp_path
     assert played["allocations"]["thread"]["p50"] == played["allocations"]["thread"]["min"]
     expected = python_stream(delivered.path, audio[None], [block])[0]
     torch.testing.assert_close(read(tmp_path / "out.wav"), expected, atol=1e-6, rtol=0)
+
+
+@pytest.fixture(scope="module")
+def odd(tmp_path_factory):
+    """A causal codec with an LSTM, whose frames of 320 samples fit no block of nn~; with the queue from the start."""
+    torch.manual_seed(2)
+    codec = config.load(["encodec_baseline"], ["CAPACITY = 2", "LATENT_SIZE = 6"]).build("CODEC").eval()
+    make_loud(codec)
+    path = tmp_path_factory.mktemp("odd") / "odd.ts"
+    return codec, export(codec, path, options=ExportOptions(buffered=True), time_it=False)
+
+
+@pytest.mark.parametrize("thread", ["none", "new"])
+@pytest.mark.parametrize("block", [64, 512, 1024, 2048])
+def test_a_codec_of_odd_frames_plays_the_plain_model_and_no_block_allocates_more_than_the_others(
+    block, thread, odd, tmp_path, run
+):
+    """nn~ makes no block shorter than a frame, so 64 samples are 512."""
+    codec, delivered = odd
+    audio = 0.3 * torch.randn(1, 2048 * 60)
+    sound = write(tmp_path / "in.wav", audio, rate=24000)
+    report = run(delivered.path, "--input", sound, "--block", block, "--thread", thread, *QUIET[:2], "--warm", 30,
+                 "--answers", tmp_path / "out.wav")  # fmt: skip
+    played, (late,) = report["objects"][0], report["attributes"]["latency"]["value"]
+    assert played["errors"] == played["nonfinite"] == 0 and played["block"] == max(block, 512)
+    assert late == delivered.facts.latency + 320
+    expected = prepare(codec, ExportOptions()).reference(audio[None])[0]
+    heard = read(tmp_path / "out.wav")
+    torch.testing.assert_close(heard[:, late:], expected[:, : heard.shape[1] - late], atol=1e-4, rtol=0)
+    allocations = played["allocations"]["call"]
+    assert allocations["max"] < 1.3 * allocations["min"] and allocations["max"] < 1200
+    assert growth(report) < 4
+
+
+def test_odd_frames_as_objects_of_their_own_are_refused_in_words(odd, run):
+    report = run(odd[1].path, "--block", 512, "--blocks", 20, "--method", "encode")
+    assert "whole latent frames of 320 samples; play forward" in report["objects"][0]["first_error"]
 
 
 GARBAGE = {
