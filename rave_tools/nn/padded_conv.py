@@ -260,10 +260,6 @@ class StreamableConv1d(nn.Module, Streamable):
         x = time_major.pad(F.pad(x, [0, missing]), left, right, self.pad_mode)
         return self.conv.over_time(x[..., : x.shape[-1] - missing], 0, 0, self.pad_mode)
 
-    def term(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Its part in a sum of convolutions of one sample; see rave_tools.nn.time_major.pointwise."""
-        return x, self.conv.conv.kernel(), self.conv.conv.bias
-
     def padding(self, length: int) -> tuple[int, int, int]:
         """Samples at the left, at the right, where they also fill the last window, and what a reflection lacks."""
         left, right = self.left, self.right + -length % self.stride

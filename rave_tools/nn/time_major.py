@@ -5,7 +5,6 @@ window is one stretch of memory, so oneDNN's kernels need no reordering and grad
 (other devices and types, autocast, groups, exports) these functions are torch's own.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -76,26 +75,6 @@ def conv_transpose1d(
     if learns(x, weight) and min(weight.shape[:2]) >= NARROW:
         return _ConvTranspose1d.apply(x, weight, bias, stride, left, length)
     return _transpose(x, weight, bias, stride)[..., left : left + length]
-
-
-def pointwise(terms: Sequence[tuple[Tensor, Tensor, Tensor | None]]) -> Tensor:
-    """A sum of convolutions of one sample, without a sound in between for each.
-
-    Args:
-        terms: inputs (B, C, T), weights (C', C, 1) and biases (C',), all on a processor.
-
-    Returns:
-        Shape (B, C', T).
-    """
-    rows = [x.transpose(1, 2).reshape(-1, x.shape[1]) for x, _, _ in terms]
-    matrices = [weight[:, :, 0].T for _, weight, _ in terms]
-    biases = [bias for _, _, bias in terms if bias is not None]
-    offset = torch.stack(biases).sum(0) if biases else matrices[0].new_zeros(())
-    total = torch.addmm(offset, rows[0], matrices[0])
-    for row, matrix in zip(rows[1:], matrices[1:], strict=True):
-        total.addmm_(row, matrix)
-    x = terms[0][0]
-    return total.unflatten(0, (x.shape[0], x.shape[2])).transpose(1, 2)
 
 
 def suits(*tensors: Tensor) -> bool:

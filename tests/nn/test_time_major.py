@@ -81,18 +81,6 @@ def test_what_stands_still_gets_no_gradient() -> None:
     torch.testing.assert_close(x.grad, expected, **CLOSE)
 
 
-def test_a_sum_of_points() -> None:
-    torch.manual_seed(0)
-    terms = [
-        (torch.randn(2, narrow, 9, requires_grad=True), torch.randn(6, narrow, 1, requires_grad=True), bias)
-        for narrow, bias in ((3, torch.randn(6)), (5, None))
-    ]
-    expected = sum(F.conv1d(*term) for term in terms)
-    got = time_major.pointwise(terms)
-    torch.testing.assert_close(got, expected, **CLOSE)
-    same_gradients(got, expected, torch.randn_like(expected), (terms[0][0], terms[0][1], terms[1][0], terms[1][1]))
-
-
 @torch.no_grad()
 def test_layers_hand_on_the_order_of_memory() -> None:
     """An activation in between keeps it, and writing over a layer's output is allowed."""

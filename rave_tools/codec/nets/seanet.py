@@ -9,10 +9,8 @@ from dataclasses import dataclass, replace
 from math import prod
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
-from rave_tools.nn import time_major
 from rave_tools.nn.compose import Sequential
 from rave_tools.nn.padded_conv import Norm, PadMode, StreamableConv1d, StreamableConvTranspose1d, check_norm
 from rave_tools.nn.recurrent import LSTM
@@ -112,21 +110,8 @@ class SEANetResnetBlock(nn.Module, Streamable):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C, T)."""
-        if not torch.jit.is_scripting():  # noqa: SIM102 (alone, so that TorchScript leaves out what stands in it)
-            if self.adds_at_once(x):
-                return self.plain(x)
         skipped = self.late(self.shortcut(x))
         return self.block(x).add_(skipped)
-
-    def adds_at_once(self, x: Tensor) -> bool:
-        """Whether the block's last convolution and its skip, of one sample both, can be one sum of products."""
-        skip = self.shortcut
-        return isinstance(skip, StreamableConv1d) and not (skip.streaming or skip.grouped) and time_major.suits(x)
-
-    def plain(self, x: Tensor) -> Tensor:
-        """(B, C, T) -> (B, C, T)."""
-        activate, narrow, activate_narrow, wide = self.block
-        return time_major.pointwise([wide.term(activate_narrow(narrow(activate(x)))), self.shortcut.term(x)])
 
 
 class SEANetEncoder(nn.Module, Streamable):
