@@ -2,7 +2,7 @@
 
 Shapes are torch's, (B, C, T); only the strides differ, and whatever follows elementwise keeps them. In this order a
 window is one stretch of memory, so oneDNN's kernels need no reordering and gradients are matrix products. Elsewhere
-(other devices and types, autocast, groups, exports) these functions are torch's own.
+(other devices and types, autocast, groups, exports, compilers) these functions are torch's own.
 """
 
 from typing import Any
@@ -79,7 +79,9 @@ def conv_transpose1d(
 
 def suits(*tensors: Tensor) -> bool:
     """Whether this order of memory is of use, and known to be exact."""
-    return not (torch.jit.is_scripting() or torch.jit.is_tracing() or torch.is_autocast_enabled("cpu")) and all(
+    if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
+        return False
+    return not torch.is_autocast_enabled("cpu") and all(
         tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors
     )
 

@@ -114,3 +114,13 @@ def test_elsewhere_it_is_torch_s_own() -> None:
     torch.testing.assert_close(time_major.conv1d(x, narrow, None, groups=2), F.conv1d(x, narrow, groups=2))
     traced = torch.jit.trace(lambda x: time_major.conv1d(x, weight, None, left=2), x)
     torch.testing.assert_close(traced(torch.ones(1, 8, 50)), F.conv1d(F.pad(torch.ones(1, 8, 50), (2, 0)), weight))
+
+
+@pytest.mark.slow
+def test_compilers_see_torch_s_own() -> None:
+    torch.manual_seed(0)
+    layer = StreamableConv1d(8, 8, 3, causal=True)
+    compiled = torch.compile(lambda x: F.elu(layer(x), inplace=True), backend="aot_eager")
+    x = torch.randn(2, 8, 30, requires_grad=True)
+    gradients = [torch.autograd.grad(run(x).sum(), x)[0] for run in (compiled, lambda x: F.elu(layer(x)))]
+    torch.testing.assert_close(*gradients, **CLOSE)

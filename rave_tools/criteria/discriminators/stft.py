@@ -201,7 +201,8 @@ class _Layer(nn.Module):
         """(B, C, N, F) -> (B, C', N', F')."""
         conv = self.conv
         few = x.device.type == "cpu" and conv.in_channels < BLOCK and conv.stride == conv.dilation == (1, 1)
-        if few and x.requires_grad and not torch.is_autocast_enabled("cpu"):
+        own = not (torch.is_autocast_enabled("cpu") or torch.compiler.is_compiling())
+        if few and x.requires_grad and own:
             return _FewPlanes.apply(x, conv.kernel(), conv.bias, conv.padding)
         return conv(x)
 
