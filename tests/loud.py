@@ -5,6 +5,7 @@ from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.nn.conv import WeightNormed
+from rave_tools.nn.padded_conv import StreamableConv1d, StreamableConvTranspose1d
 
 
 @torch.no_grad()
@@ -16,13 +17,17 @@ def make_loud(codec: Autoencoder, *, frames: int = 24) -> None:
         frames: of the noise.
     """
 
-    def scale(layer: nn.Module, _: tuple[Tensor, ...], y: Tensor) -> Tensor:
+    def scale(module: nn.Module, _: tuple[Tensor, ...], y: Tensor) -> Tensor:
+        layer = next(m for m in module.modules() if isinstance(m, WeightNormed))
         factor = 1 / y.std().clamp_min(1e-12)
         (layer.weight if layer.weight_g is None else layer.weight_g).mul_(factor)
         return y * factor
 
-    networks = (codec.encoder, codec.decoder)
-    hooks = [m.register_forward_hook(scale) for net in networks for m in net.modules() if isinstance(m, WeightNormed)]
+    modules = [m for net in (codec.encoder, codec.decoder) for m in net.modules()]
+    padded = [m for m in modules if isinstance(m, (StreamableConv1d, StreamableConvTranspose1d))]
+    inside = {m for layer in padded for m in layer.modules()}  # which it computes itself, not by calling them
+    layers = padded + [m for m in modules if isinstance(m, WeightNormed) and m not in inside]
+    hooks = [m.register_forward_hook(scale) for m in layers]
     was_training = codec.training
     audio = 0.3 * torch.randn(2, codec.channels, frames * codec.hop)
     codec(audio)

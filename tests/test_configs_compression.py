@@ -57,8 +57,7 @@ def test_two_updates_from_a_folder(name: str, sounds: dict[int, Path], tmp_path:
     words = ["train", "--config", name, "--audio_path", str(sounds[channels]), "--out_path", str(tmp_path)]
     words += ["--name", "run", "--workers", "0", "--accelerator", "cpu", "--smoke_test"]
     words += [word for binding in small(name) for word in ("--override", binding)]
-    if not loaded.has_macro("N_SIGNAL"):
-        words += ["--n_signal", "10240", "--batch", "2"]
+    words += ["--batch", "2"]
     torch.manual_seed(0)
     assert main(words) == 0
     opened = open_run(tmp_path / "run")
@@ -80,6 +79,12 @@ def test_two_updates_from_a_folder(name: str, sounds: dict[int, Path], tmp_path:
 
 def run_schedule(loaded: config.Config):
     return loaded.build_argument(run.train, "wrapper").schedule
+
+
+@pytest.mark.parametrize("name", [*CODES, *CONTINUOUS])
+def test_a_recipe_knows_its_window(name: str) -> None:
+    loaded = config.load([name], small(name))
+    assert loaded.macro("N_SIGNAL") % loaded.build("CODEC").hop == 0
 
 
 def test_the_baseline_is_judged_by_its_reconstruction_alone() -> None:

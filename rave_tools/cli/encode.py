@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 from absl import flags as absl_flags
 
 from ..errors import UserError
-from .generate import Bar, take_device
+from .generate import Bar, choose_bandwidth, take_device
 from .opening import open_codec
 
 if TYPE_CHECKING:
@@ -55,6 +55,8 @@ def run(flags: absl_flags.FlagValues) -> int:
     codec, opened = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
     choose_bandwidth(codec, flags["bandwidth"].value)
     kind = CODES if codec.num_codebooks and not flags["latents"].value else LATENTS
+    if kind == CODES and not getattr(codec.bottleneck, "placed", True):
+        raise UserError(f"{path}: its codebooks were never placed, so it makes no codes; train it, or write --latents")
     if kind == CODES and flags["dtype"].value:
         raise UserError("--dtype is for latents, and codes are whole numbers; add --latents, or leave --dtype out")
     facts = identity(codec, kind=kind, dtype=flags["dtype"].value or "float32", run=str(Path(opened.path).resolve()))
@@ -71,22 +73,6 @@ def run(flags: absl_flags.FlagValues) -> int:
         writer.close()
     print("\n".join(table(outcomes, total)))
     return 1 if any(outcome.problem for outcome in outcomes) else 0
-
-
-def choose_bandwidth(codec: "Autoencoder", kbps: float | None) -> None:
-    """Use as many codebooks as a bandwidth pays for.
-
-    Raises:
-        UserError: the codec has no such bandwidth, or no choice of them.
-    """
-    if kbps is None:
-        return
-    if not codec.num_codebooks or not hasattr(codec, "set_bandwidth"):
-        raise UserError("--bandwidth is for codecs whose number of codebooks can be chosen, this is none; leave it out")
-    try:
-        codec.set_bandwidth(kbps)
-    except ValueError as error:
-        raise UserError(f"--bandwidth {kbps:g}: {error}") from error
 
 
 def describe(codec: "Autoencoder", kind: str, dtype: str, identity: str) -> list[str]:

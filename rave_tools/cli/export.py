@@ -38,8 +38,10 @@ def define(flags: absl_flags.FlagValues) -> None:
         "streaming", True, "keep state between blocks; without it a host hears a click at each block", flag_values=flags
     )
     absl_flags.DEFINE_float(
-        "fidelity", 0.95, "share of the latents' variance that the exported latents carry", flag_values=flags
-    )
+        "fidelity", None, "share of the latents' variance that the exported latents carry; the others are random "
+        "(default: 0.95, or all of a codec like encodec_baseline, whose latents follow no distribution)",
+        flag_values=flags,
+    )  # fmt: skip
     absl_flags.DEFINE_integer("latent_size", None, "exact number of latents, instead of --fidelity", flag_values=flags)
     absl_flags.DEFINE_string("name", None, "name of the file (default: that of the run)", flag_values=flags)
     absl_flags.DEFINE_string(

@@ -9,6 +9,7 @@ from ..errors import UserError
 from .opening import open_codec, open_prior, run_name
 
 if TYPE_CHECKING:
+    from ..codec.autoencoder import Autoencoder
     from ..inference.files import Job, Outcome
     from ..inference.reconstruct import Machine
 
@@ -50,6 +51,9 @@ def define(flags: absl_flags.FlagValues) -> None:
     )  # fmt: skip
     absl_flags.DEFINE_float(
         "noise", None, "gain of the noise branch of our own .ts (default: 1)", lower_bound=0.0, flag_values=flags
+    )
+    absl_flags.DEFINE_float(
+        "bandwidth", None, "kilobits per second, of a run that has several (default: all codebooks)", flag_values=flags
     )
     absl_flags.DEFINE_integer("seed", 0, "of everything random, the same for each file", flag_values=flags)
     absl_flags.DEFINE_string("checkpoint", "last", "checkpoint of a run: last, best or step_N", flag_values=flags)
@@ -103,7 +107,7 @@ def play_database(flags: absl_flags.FlagValues, databases: list[str]) -> int:
     path = flags["model"].value
     if path.endswith(".ts"):
         raise UserError(f"{path}: an exported model does not tell what it is; give the run it was exported from")
-    for name in ("stream", "chunk_size", "temperature", "noise", "sampling_rate"):
+    for name in ("stream", "chunk_size", "temperature", "noise", "sampling_rate", "bandwidth"):
         if flags[name].value:
             raise UserError(f"--{name} has no meaning for a database of tokens, decoded as it is; leave it out")
     store = TokenStore(databases[0])
@@ -136,6 +140,8 @@ def play_prior(flags: absl_flags.FlagValues) -> int:
 
     if flags["input"].value:
         raise UserError("--prior plays from nothing; leave --input out, or leave --prior out")
+    if flags["bandwidth"].value is not None:
+        raise UserError("--bandwidth has no meaning for a prior, which knows its codec; leave it out")
     if flags["model"].value.endswith(".ts"):
         raise UserError(
             "--prior needs the run it was trained on as --model; a .ts has its prior inside, for hosts"
@@ -177,6 +183,8 @@ def open_machine(flags: absl_flags.FlagValues) -> "Machine":
     path, live, device = flags["model"].value, flags["stream"].value, take_device(flags["device"].value)
     temperature, noise = flags["temperature"].value, flags["noise"].value
     if path.endswith(".ts"):
+        if flags["bandwidth"].value is not None:
+            raise UserError("--bandwidth is for a run; an exported .ts has the codebooks that --latent_size gave it")
         machine = machine_of_file(
             Path(path),
             temperature=temperature,
@@ -190,7 +198,24 @@ def open_machine(flags: absl_flags.FlagValues) -> "Machine":
     if noise is not None:
         raise UserError("--noise is for an exported .ts; a run plays its noise branch as it was trained")
     codec, _ = open_codec(path, which=flags["checkpoint"].value, ema=flags["ema_weights"].value)
+    choose_bandwidth(codec, flags["bandwidth"].value)
     return machine_of(codec, live=live, temperature=temperature or 0.0, device=device)
+
+
+def choose_bandwidth(codec: "Autoencoder", kbps: float | None) -> None:
+    """Use as many codebooks as a bandwidth pays for.
+
+    Raises:
+        UserError: the codec has no such bandwidth, or no choice of them.
+    """
+    if kbps is None:
+        return
+    if not codec.num_codebooks or not hasattr(codec, "set_bandwidth"):
+        raise UserError("--bandwidth is for codecs whose number of codebooks can be chosen, this is none; leave it out")
+    try:
+        codec.set_bandwidth(kbps)
+    except ValueError as error:
+        raise UserError(f"--bandwidth {kbps:g}: {error}") from error
 
 
 def take_device(name: str) -> str:

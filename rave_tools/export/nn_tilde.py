@@ -5,6 +5,7 @@ outside of it. So state is assigned, never written in place; setters return 0; g
 are tensors of [channels in, ratio in, channels out, ratio out].
 """
 
+import io
 import json
 import os
 from collections.abc import Callable
@@ -323,7 +324,10 @@ def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.stem}.{os.getpid()}.part.ts")
     try:
-        torch.jit.save(module, str(passing), _extra_files={FACTS_FILE: json.dumps(asdict(facts))})
+        # By way of memory: on a full disk torch's own writing ends the process.
+        archive = io.BytesIO()
+        torch.jit.save(module, archive, _extra_files={FACTS_FILE: json.dumps(asdict(facts))})
+        passing.write_bytes(archive.getbuffer())
         check(passing)
         passing.replace(path)
     finally:

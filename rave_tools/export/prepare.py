@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from rave_tools.codec.autoencoder import Autoencoder
+from rave_tools.codec.bottlenecks.latent import Unquantized
 from rave_tools.errors import UserError
 from rave_tools.export.engine import Engine, Stage
 from rave_tools.export.lowering import Builder, lower
@@ -30,6 +31,9 @@ STORAGE = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 PROCESSORS = ("any", "x86")
 
+FIDELITY = 0.95
+"""Share of the latents' variance that a host sees unless told otherwise."""
+
 
 @dataclass(frozen=True)
 class ExportOptions:
@@ -37,7 +41,8 @@ class ExportOptions:
 
     Attributes:
         streaming: keep state from block to block; without it a host hears a click at each block.
-        fidelity: share of the latents' variance that the controls carry.
+        fidelity: share of the latents' variance that the controls carry; the others are drawn at random. By default
+            0.95, and all latents of a codec whose latents follow no distribution that they could be drawn from.
         latent_size: exact number of controls instead.
         sample_rate: of the host, in hertz; None is the model's own.
         channels: of the output; None is the model's own. Fewer are the first ones, more are further decodings of the
@@ -49,7 +54,7 @@ class ExportOptions:
     """
 
     streaming: bool = True
-    fidelity: float = 0.95
+    fidelity: float | None = None
     latent_size: int | None = None
     sample_rate: int | None = None
     channels: int | None = None
@@ -102,8 +107,16 @@ class Prepared(Measured):
     sampler: PriorSampler | None = None
 
 
+def _controls(codec: Autoencoder, options: ExportOptions) -> nn.Module:
+    """The latents that a host sees."""
+    size = options.latent_size
+    if size is None and options.fidelity is None and isinstance(codec.bottleneck, Unquantized):
+        size = codec.latent_dim
+    return codec.controls(fidelity=FIDELITY if options.fidelity is None else options.fidelity, size=size)
+
+
 def _check_options(codec: Autoencoder, options: ExportOptions) -> None:
-    if not 0 < options.fidelity < 1:
+    if options.fidelity is not None and not 0 < options.fidelity < 1:
         raise UserError(f"--fidelity {options.fidelity}: a share of variance lies between 0 and 1, for example 0.95")
     if options.channels is not None and options.channels < 1:
         raise UserError(f"--channels {options.channels}: a model needs at least one output")
@@ -169,7 +182,7 @@ def assemble(codec: Autoencoder, options: ExportOptions, prior: LatentPrior | No
         options = with_size_of(options, prior)
     codec = fold_weight_norm(copy.deepcopy(codec).eval().cpu().float()).requires_grad_(False)
     try:
-        controls = codec.controls(fidelity=options.fidelity, size=options.latent_size)
+        controls = _controls(codec, options)
     except ValueError as error:
         raise UserError(f"--latent_size {options.latent_size}: {error}") from error
     channels, target = options.channels or codec.channels, options.sample_rate or codec.sample_rate

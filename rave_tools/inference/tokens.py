@@ -142,7 +142,7 @@ class Tokenizer:
     def _kept(self, latent: Latent) -> Tensor:
         kept = latent.codes if self.kind == CODES else latent.z
         if kept is None:
-            raise UserError("this codec is continuous and makes no codes; write latents")
+            raise UserError("this codec makes no codes; write --latents")
         return kept.cpu()
 
     def frames(self, samples: int) -> list[int]:

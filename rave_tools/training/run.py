@@ -183,7 +183,7 @@ def train(
     displays: list[Display] = []
     if trainer.is_global_zero:
         board = TensorBoard(
-            run.path, sample_rate=wrapper.codec.sample_rate, config_text=config_text, purge_step=step, listen=listen
+            run.path, sample_rate=wrapper.codec.sample_rate, config_text=config_text, purge_step=step + 1, listen=listen
         )
         displays = [board, bar]
         if mode is not None:

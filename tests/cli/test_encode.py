@@ -25,10 +25,11 @@ SOUNDS = (("a.wav", (50001, 1), 44100), ("deep/a.flac", (50021, 2), 48000), ("a.
 KINDS = {"segments": "codes", "plain": "codes", "discrete": "codes", "dac": "codes", "continuous": "latents"}
 
 
-def make_run(folder, text, seed=0):
+def make_run(folder, text, seed=0, placed=True):
     torch.manual_seed(seed)
     codec = config.load([], text=HEADER + text).build("CODEC")
-    make_loud(codec)
+    if placed:
+        make_loud(codec)
     weights = {f"codec.{name}": value for name, value in codec.state_dict().items()}
     run = RunDirectory(folder).create()
     run.save("last", {"state_dict": weights, "config": HEADER + text, "rave_tools": {"generator_updates": 7}})
@@ -169,6 +170,7 @@ def test_what_does_not_fit_is_refused(runs, sounds, tmp_path, capsys):
     other = make_run(tmp_path / "other", CONFIGS["plain"], seed=1)
     assert encode(runs["plain"], sounds, database) == 0
     hashed = TokenStore(database).facts.hash
+    young = make_run(tmp_path / "young", CONFIGS["plain"], placed=False)
     capsys.readouterr()
     for command, words, reasons in (
         (encode, (other, sounds, database), [hashed, "weights: "]),
@@ -177,13 +179,29 @@ def test_what_does_not_fit_is_refused(runs, sounds, tmp_path, capsys):
         (encode, (runs["plain"], sounds, tmp_path / "x", "--dtype", "float16"), ["--dtype is for latents"]),
         (encode, (runs["continuous"], sounds, tmp_path / "x", "--bandwidth", "1"), ["--bandwidth is for"]),
         (encode, (runs["plain"], sounds, sounds), ["no database"]),
+        (encode, (young, sounds, tmp_path / "x"), ["never placed", "--latents"]),
+        (generate, (runs["continuous"], sounds, tmp_path / "out", "--bandwidth", "1"), ["--bandwidth is for codecs"]),
+        (generate, (runs["segments"], sounds, tmp_path / "out", "--bandwidth", "7"), ["--bandwidth 7", "0.6, 1.2"]),
+        (generate, (runs["plain"], database, tmp_path / "out", "--bandwidth", "1"), ["--bandwidth has no meaning"]),
         (generate, (other, database, tmp_path / "out"), [hashed, "weights: ", "Give the run"]),
         (generate, (runs["plain"], database, tmp_path / "out", "--stream"), ["--stream has no meaning"]),
     ):
         assert command(*words) == 1
         error = capsys.readouterr().err
         assert all(reason in error for reason in reasons), error
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and not (tmp_path / "x").exists()
+
+
+def test_generate_with_fewer_codebooks_equals_the_way_by_tokens(runs, sounds, tmp_path):
+    assert encode(runs["segments"], sounds, tmp_path / "db", "--bandwidth", "0.6") == 0
+    assert generate(runs["segments"], tmp_path / "db", tmp_path / "back") == 0
+    assert generate(runs["segments"], sounds, tmp_path / "direct", "--bandwidth", "0.6") == 0
+    assert generate(runs["segments"], sounds, tmp_path / "whole") == 0
+    back, direct, whole = (tree(tmp_path / name) for name in ("back", "direct", "whole"))
+    for path, (audio, _) in direct.items():
+        np.testing.assert_allclose(audio, back[path][0], atol=1e-5)
+        assert audio.shape == whole[path][0].shape
+    assert len(direct) == 3 and max(np.abs(direct[path][0] - whole[path][0]).max() for path in direct) > 1e-3
 
 
 def test_latents_of_half_the_size(runs, sounds, tmp_path):

@@ -1,5 +1,6 @@
 """Codecs on the waveform as files for hosts: codes or latents as signals, streams that equal the plain model."""
 
+import errno
 from pathlib import Path
 
 import pytest
@@ -113,6 +114,26 @@ def test_precision_is_kept_in_the_file(odd, tmp_path) -> None:
         sizes[precision] = export(model, path, options=ExportOptions(precision=precision), time_it=False).size
     weights = 4 * sum(value.numel() for net in (model.encoder, model.decoder) for value in net.parameters())
     assert sizes["fp32"] - sizes["bf16"] > 0.3 * weights
+
+
+def test_latents_without_a_distribution_are_all_shown() -> None:
+    """The others would be drawn at random, from a distribution that these latents do not follow."""
+    model = codec("encodec_baseline", *SMALL)
+    model.latent_pca.copy_(torch.eye(6))
+    model.fidelity.copy_(torch.tensor([0.96, 0.97, 0.98, 0.99, 0.995, 1.0]))
+    assert assemble(model, ExportOptions()).facts.latent_size == 6
+    assert assemble(model, ExportOptions(fidelity=0.95)).facts.latent_size == 1
+
+
+def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch) -> None:
+    def full(self: Path, data: object) -> int:
+        self.touch()
+        raise OSError(errno.ENOSPC, "No space left on device", str(self))
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="No space left"):
+        export(codec("encodec_baseline", *SMALL), tmp_path / "codec.ts", options=ExportOptions(), time_it=False)
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_causal_model_with_zeros_is_not_late() -> None:
