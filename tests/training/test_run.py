@@ -6,6 +6,7 @@ import signal
 import pytest
 import torch
 from lightning.pytorch import Callback
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
 from rave_tools.errors import UserError
 from rave_tools.runs import RunDirectory, load_checkpoint, open_run
@@ -101,6 +102,13 @@ def test_resume_says_where_it_goes_on(tmp_path):
     go(tmp_path, max_steps=6)
     go(tmp_path, resume="last", report=lines.append)
     assert any("resuming at step 6, phase 2" in line for line in lines)
+
+
+def test_a_resumed_run_hides_nothing_that_was_shown_before_it(tmp_path):
+    go(tmp_path, max_steps=5)
+    go(tmp_path, resume="last", max_steps=10)
+    shown = EventAccumulator(str(tmp_path)).Reload().Scalars("validation/distance")
+    assert {event.step for event in shown} == {5, 10}
 
 
 def test_checkpoints_last_best_and_kept(tmp_path):
