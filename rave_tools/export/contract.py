@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from rave_tools.export.subject import Signature, Subject
-from rave_tools.findings import Finding
+from rave_tools.findings import Finding, Severity
 
 SMALLEST_RATIO = 64
 """Pd computes 64 samples at a time: nn~ 1.6.0 gives a method with a smaller ratio blocks that it plays only in part."""
@@ -143,11 +143,13 @@ def _call(name: str, signature: Signature) -> Iterator[Finding]:
 
 def _ratios(subject: Subject) -> Iterator[Finding]:
     methods = subject.methods.values()
+    plays = any(method.ratio_in == method.ratio_out == 1 for method in methods)  # in nn~, whatever the others do
+    severity: Severity = "warning" if plays else "error"
     for method in methods:
         for side, ratio in (("in", method.ratio_in), ("out", method.ratio_out)):
             if ratio & (ratio - 1):
                 yield Finding(
-                    "error", f"{method.name}_params", f"ratio {side} is {ratio}, no power of two",
+                    severity, f"{method.name}_params", f"ratio {side} is {ratio}, no power of two",
                     "nn~ plays blocks of a power of two, of which this is no divisor",
                     "play forward if it has one with ratios of 1, or make the ratio a power of two",
                     f"{method.name}_params",

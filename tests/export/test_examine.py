@@ -54,7 +54,8 @@ def test_a_model_that_keeps_the_contract_has_no_warning(examined):
     [
         (violations.ListParams, "error", "forward_params", "is a list, not a tensor"),
         (violations.ThreeNumbers, "error", "forward_params", "not 4 numbers"),
-        (violations.OddRatio, "error", "encode_params", "48, no power of two"),
+        (violations.OddRatio, "warning", "encode_params", "48, no power of two"),
+        (violations.OddRatioEverywhere, "error", "forward_params", "48, no power of two"),
         (violations.NeedsTwo, "error", "forward", "hosts give it exactly 1 tensor"),
         (violations.Pair, "error", "forward", "returns Tuple[Tensor, Tensor]"),
         (violations.Half, "error", "forward", "answers torch.float16 and not float32"),
