@@ -35,7 +35,9 @@ def test_parts_equal_one_pass(name):
     latent = codec.encode(padded, deterministic=True)
     assert len(blocks) > 10 and tokenizer.frames(samples) == [kept.shape[-1]]
     if kind == "codes":
-        assert torch.equal(kept, latent.codes) and len(kept.unique()) > 8
+        # Random codebooks hold codes that are the same but for rounding, which then decides between them.
+        assert (kept == latent.codes).float().mean() > 0.99 and len(kept.unique()) > 8
+        torch.testing.assert_close(codec.dequantize(kept), codec.dequantize(latent.codes), atol=1e-6, rtol=0)
     else:
         torch.testing.assert_close(kept, latent.z, atol=1e-5, rtol=0)
     sound = torch.cat(list(tokenizer.decode(kept.split(100, -1), samples=samples, scales=None)), -1)
