@@ -108,7 +108,7 @@ def play_database(flags: absl_flags.FlagValues, databases: list[str]) -> int:
     if path.endswith(".ts"):
         raise UserError(f"{path}: an exported model does not tell what it is; give the run it was exported from")
     for name in ("stream", "chunk_size", "temperature", "noise", "sampling_rate", "bandwidth"):
-        if flags[name].value:
+        if flags[name].present:
             raise UserError(f"--{name} has no meaning for a database of tokens, decoded as it is; leave it out")
     store = TokenStore(databases[0])
     device = take_device(flags["device"].value)

@@ -190,7 +190,7 @@ class _ConvTranspose1d(torch.autograd.Function):
         rows, _, length = x.shape
         matrices = _taps(weight, ctx.stride)
         frames = length + len(matrices) - 1
-        above = _rows(pad(gradient, ctx.left, 0, "constant") if ctx.left else gradient, frames, ctx.stride)
+        above = _rows(pad(gradient, ctx.left, 0, "constant"), frames, ctx.stride)
         end = len(above)
         to_x = to_weight = to_bias = None
         if ctx.needs_input_grad[0]:
