@@ -87,8 +87,9 @@ def take_macros(
     """What a configuration says about window and batch, where neither the command nor the resumed run says it."""
     from .. import config
 
+    saved = {} if opened is None else opened.facts.get("flags", {})  # none of an imported run
     for name, macro in (("n_signal", config.N_SIGNAL), ("batch", config.BATCH)):
-        if opened is None and not flags[name].present and loaded.has_macro(macro):
+        if name not in saved and not flags[name].present and loaded.has_macro(macro):
             values[name] = int(loaded.macro(macro))
 
 

@@ -1,11 +1,14 @@
 """``rave_tools train --audio_path``: from a folder of sound files to a run, without a database."""
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import soundfile
 
+from rave_tools import config
+from rave_tools.cli import training_data
 from rave_tools.cli.main import main
 from rave_tools.runs import open_run
 
@@ -86,3 +89,13 @@ def test_a_database_of_four_channels_feeds_one_random_channel(folder, tmp_path):
     words = ["train", *TINY, "--db_path", str(database), "--out_path", str(tmp_path), "--name", "b", "--max_steps", "1"]
     assert main([*words, "--channels", "1"]) == 1
     assert main([*words, "--channels", "1", "--channel_choice", "random"]) == 0
+
+
+@pytest.mark.parametrize(("saved", "expected"), [({}, 24000), ({"n_signal": 16000}, 16000)])
+def test_an_imported_run_takes_its_window_from_its_configuration(saved, expected):
+    """It has no flags of a training before it; a run that has keeps them."""
+    values = {"n_signal": saved.get("n_signal", 131072), "batch": 8}
+    flags = {name: SimpleNamespace(present=False) for name in values}
+    opened = SimpleNamespace(facts={"flags": saved})
+    training_data.take_macros(values, flags, opened, config.load(["encodec_24khz"]))
+    assert values == {"n_signal": expected, "batch": 8}
