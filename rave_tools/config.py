@@ -356,6 +356,10 @@ class Config:
             inside = f" (building {where} for {name})" if where else f" (building {name})"
             if isinstance(error, TypeError) and " missing " in message and " required " in message:
                 inside += ": no file binds that; is a mixin given on a model that it is not made for?"
+            if "negative dimension" in message:
+                below = [f"{key} = {binding.value!r} ({binding.origin})" for key, binding in self.bindings.items()
+                         if isinstance(binding.value, int) and binding.value < 0]
+                inside += f": a size must be positive; negative here: {', '.join(below) or 'none of the bindings'}"
             raise ConfigError(" ".join(message.split()) + inside) from error
 
 

@@ -216,6 +216,14 @@ def test_a_wrong_file_is_named_with_its_line(folder: Path, toys: ModuleType, tex
     assert message in found and "\n" not in found
 
 
+def test_a_negative_size_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    loaded = config.load(["encodec_24khz"], ["CAPACITY = -4"])
+    with pytest.raises(ConfigError, match=r"must be positive; negative here: CAPACITY = -4 \(--override") as caught:
+        loaded.build("CODEC")
+    assert "SEANetEncoder" in str(caught.value)
+
+
 def test_several_unread_bindings_are_listed_together(folder: Path, toys: ModuleType) -> None:
     text = refused(toys, ["base"], ["CAPCITY = 3", "RTE = 4"])
     assert "CAPCITY" in text and "RTE" in text and "Did you mean RATE?" in text

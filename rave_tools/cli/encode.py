@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..inference.files import Outcome
 
 HELP = "write the tokens or latents of sounds into a database, for language models and generate"
+INTERRUPTED = "; files that were finished are in the database, and the same command goes on with the others"
 SHOWN = 30
 
 

@@ -8,6 +8,7 @@ from absl import flags as absl_flags
 
 from ..errors import UserError
 from .generate import Bar, take_device
+from .main import EXIT_INTERRUPTED
 from .opening import open_codec, run_name
 
 if TYPE_CHECKING:
@@ -18,9 +19,9 @@ if TYPE_CHECKING:
     from ..inference.report import Report
 
 HELP = "measure reconstructions of runs, checkpoints and exported models side by side"
+INTERRUPTED = "; no results were written"
 NAMES = ("si_sdr", "l1", "mel", "stft", "frechet", "pesq", "stoi")
 PLAIN = NAMES[:5]
-INTERRUPTED = 130
 
 
 def define(flags: absl_flags.FlagValues) -> None:
@@ -146,7 +147,7 @@ def measure_files(
             report.interrupted = f"{done} of {len(files)} files were finished; the results are of those"
             if len(evaluation.rows) % len(evaluation.contestants):
                 report.interrupted += f", and of {evaluation.files[-1]} with some of the models"
-            return INTERRUPTED
+            return EXIT_INTERRUPTED
     return 0
 
 

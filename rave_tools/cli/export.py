@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from ..export.neutone import Card
 
 HELP = "make a file of a run that plays live: for nn~ and the RAVE VST, Neutone, onnxruntime or torch.export"
+INTERRUPTED = "; nothing was written"
 
 SUFFIXES = {"nn_tilde": ".ts", "neutone": ".nm", "onnx": ".onnx", "pt2": ".pt2"}
 """Formats, and the ends of their files' names."""

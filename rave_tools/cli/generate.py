@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..inference.reconstruct import Machine
 
 HELP = "play sound files through a run or an exported model, or let a prior play"
+INTERRUPTED = "; files that were finished are kept, the one at work is not there"
 SHOWN = 30
 
 

@@ -49,7 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def load_command(name: str) -> ModuleType:
-    """The module of a subcommand: HELP, define(flags), run(flags), and ARGUMENTS if it takes words without a flag."""
+    """The module of a subcommand: HELP, define(flags), run(flags).
+
+    It may have ARGUMENTS, if it takes words without a flag, and INTERRUPTED, which says what Ctrl-C leaves behind.
+    """
     return importlib.import_module(f".{MODULES.get(name, name)}", __package__)
 
 
@@ -88,6 +91,8 @@ def _run(command: str, module: ModuleType, words: list[str]) -> int:
         return _fail(usage.flag_error(command, error, flags), EXIT_USAGE)
     try:
         return int((module.run(flags, arguments) if hasattr(module, "ARGUMENTS") else module.run(flags)) or 0)
+    except KeyboardInterrupt:
+        return _fail(f"interrupted{getattr(module, 'INTERRUPTED', '')}", EXIT_INTERRUPTED)
     except UserError as error:
         return _mendable(str(error), flags)
     except BrokenPipeError:

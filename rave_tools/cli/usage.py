@@ -11,12 +11,17 @@ from absl import flags as absl_flags
 TRACEBACK = "traceback"
 _REQUIRED = "must have a value other than None"
 BUILT_IN = ("flagfile", "undefok")
+ALSO = {"out_path": "output", "output_path": "output", "input_path": "input"}
+"""RAVE's names, and the one name that every command understands."""
 
 
 def new_flags(module: ModuleType) -> absl_flags.FlagValues:
     """The flags of a command, and those that every command has."""
     flags = absl_flags.FlagValues()
     module.define(flags)
+    for name, other in ALSO.items():
+        if name in flags and other not in flags:
+            absl_flags.DEFINE_alias(other, name, flag_values=flags)
     absl_flags.DEFINE_bool(TRACEBACK, False, "show where in the code an error arose", flag_values=flags)
     return flags
 
@@ -52,7 +57,8 @@ def command_help(name: str, module: ModuleType) -> str:
 
 def names(flags: absl_flags.FlagValues) -> list[str]:
     """The flags in the order of their definition, ``--traceback`` last."""
-    own = [name for name in flags if name not in BUILT_IN and flags[name].name == name and name != TRACEBACK]
+    built_in = {*BUILT_IN, TRACEBACK, *(other for name, other in ALSO.items() if name in flags)}
+    own = [name for name in flags if name not in built_in and flags[name].name == name]
     return [*_by_definition(flags, own), TRACEBACK]
 
 
@@ -70,6 +76,8 @@ def _flag_help(flag: absl_flags.Flag, width: int) -> list[str]:
     choices = getattr(flag.parser, "enum_values", None)
     text = text.removeprefix(f"<{'|'.join(map(str, choices or ()))}>: ")
     notes = [" ".join(text.split()).rstrip(".") + "."]
+    if flag.name in ALSO:
+        notes.append(f"Also --{ALSO[flag.name]}.")
     if "multi" in flag.flag_type() and "several times" not in text:
         notes.append("May be given several times.")
     if any(_REQUIRED in validator.message for validator in flag.validators):

@@ -253,7 +253,8 @@ def streaming(subject: Subject) -> Iterator[Finding]:
         return
     error = max(decibels(blocks - whole, whole), decibels(mixed - whole[..., : mixed.shape[-1]], whole))
     if error <= EXACT_DB:
-        memory = "keeps its state" if _remembers(subject) else "has no memory, and needs none"
+        silent = f"what it heard before changes its answer by less than {EXACT_DB:.0f} dB"
+        memory = "keeps its state" if _remembers(subject) else silent
         seen = f"block by block equals one block within {error:.0f} dB: {memory}"
         yield Finding("ok", "streaming", seen, where=where)
     else:

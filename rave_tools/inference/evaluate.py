@@ -236,7 +236,11 @@ class Evaluation:
 
     def _play(self, contestant: Contestant, clip: Clip, row: Row, keep: bool) -> None:
         machine, rate = contestant.machine, self.settings.rate
-        layout = lay_out(len(clip.samples), machine)
+        try:
+            layout = lay_out(len(clip.samples), machine)
+        except UserError as error:
+            row.problem = str(error)
+            return
         row.notes += clip.notes
         row.problem = clip.damage
         if layout.note:

@@ -1,6 +1,8 @@
 """Files and folders through a model: the same tree comes out, nothing is lost in silence."""
 
+import contextlib
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -19,6 +21,9 @@ from rave_tools.inference.reconstruct import Machine, reconstruct
 
 SUBTYPES = {"16": "PCM_16", "24": "PCM_24", "float": "FLOAT"}
 LARGEST_WAV = 4_000_000_000
+STEREO = 2
+LITTLE_ROOM = 1 << 20
+"""Bytes free below which a failed write is laid on the full disk; libsndfile itself says only "System error"."""
 
 Progress = Callable[["Job", float], None]
 """Told the file and how many seconds of it are done."""
@@ -162,13 +167,18 @@ class Layout:
 
 
 def lay_out(file_channels: int, machine: Machine) -> Layout:
-    """Each group of C channels is a row where that works; too few channels are repeated, too many mixed down."""
+    """Each group of C channels is a row where that works; else mono and stereo models adapt a file, and say how.
+
+    Raises:
+        UserError: the model has more than two channels, whose places mean something, and the file has other ones.
+    """
     model = machine.channels
     if file_channels == model:
         return Layout(1, "", lambda x: x[None])
+    if model > STEREO and file_channels % model:
+        raise UserError(f"has {file_channels} channel{'s' * (file_channels > 1)}, and the model takes {model}")
     if file_channels < model:
-        note = f"{file_channels} channel{'s' * (file_channels > 1)} repeated to {model}"
-        return Layout(1, note, lambda x: x.repeat(-(-model // file_channels), 1)[:model][None])
+        return Layout(1, f"1 channel repeated to {model}", lambda x: x.repeat(model, 1)[None])
     if file_channels % model == 0 and machine.out_channels == model:
         rows = file_channels // model
         each = "each channel" if model == 1 else f"each {model} channels"
@@ -204,7 +214,17 @@ class WavWriter:
                 str(self.passing), "w", sample_rate, channels, subtype=subtype, format=container
             )
         except (soundfile.LibsndfileError, OSError) as error:
-            raise UserError(f"{path}: cannot be written ({error})") from error
+            raise self._refused(error) from error
+
+    def _refused(self, error: Exception) -> UserError:
+        """Why the file is not there."""
+        reason = str(error)
+        try:
+            if shutil.disk_usage(self.path.parent).free < LITTLE_ROOM:
+                reason = "the disk is full; free some space, or choose another folder"
+        except OSError:
+            pass  # the folder itself is gone, and the error says so
+        return UserError(f"{self.path}: cannot be written ({reason})")
 
     def write(self, audio: np.ndarray) -> None:
         """(C, n) in [-1, 1]."""
@@ -214,17 +234,21 @@ class WavWriter:
         try:
             self.file.write(audio.T)
         except (soundfile.LibsndfileError, OSError) as error:
-            raise UserError(f"{self.path}: cannot be written ({error})") from error
+            raise self._refused(error) from error
         self.frames += audio.shape[1]
 
     def finish(self) -> None:
         """Close the file and give it its name."""
-        self.file.close()
-        self.passing.replace(self.path)
+        try:
+            self.file.close()
+            self.passing.replace(self.path)
+        except (soundfile.LibsndfileError, OSError) as error:
+            raise self._refused(error) from error
 
     def abandon(self) -> None:
         """Close and remove what there is, unless it is finished."""
-        self.file.close()
+        with contextlib.suppress(soundfile.LibsndfileError):  # what is removed need not be whole
+            self.file.close()
         self.passing.unlink(missing_ok=True)
 
 

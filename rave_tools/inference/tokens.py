@@ -373,7 +373,7 @@ def decode_database(
                 played, outcome, rate=codec.sample_rate, target_rate=rate, channels=item.rows * codec.channels,
                 subtype=SUBTYPES[bits], length=item.source_frames if keep_rate else item.samples,
             )  # fmt: skip
-        except StoreError as error:
+        except UserError as error:
             outcome.problem = str(error)
         except (RuntimeError, ValueError) as error:
             outcome.problem = f"the model failed: {str(error).strip().splitlines()[-1]}"

@@ -10,6 +10,7 @@ from absl import flags as absl_flags
 
 from rave_tools import __version__
 from rave_tools.cli import main as cli
+from rave_tools.cli.usage import command_line
 from rave_tools.errors import UserError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -140,6 +141,36 @@ def test_ctrl_c_is_130(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> N
     toy.run = run
     assert cli.main(["train", "--db_path", "x"]) == 130
     assert capsys.readouterr().err == "error: interrupted\n"
+    toy.INTERRUPTED = "; what was finished is kept"
+    assert cli.main(["train", "--db_path", "x"]) == 130
+    assert capsys.readouterr().err == "error: interrupted; what was finished is kept\n"
+
+
+@pytest.mark.parametrize("name", ["out_path", "output_path"])
+def test_output_is_understood_by_every_command(name: str, toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def define(flags: absl_flags.FlagValues) -> None:
+        absl_flags.DEFINE_string(name, None, "a folder", required=True, flag_values=flags)
+        absl_flags.DEFINE_multi_string("input_path", None, "folders", flag_values=flags)
+
+    heard: list[object] = []
+    toy.define = define
+    toy.run = lambda flags: heard.append((flags[name].value, flags["input_path"].value, command_line("train", flags)))
+    for words in (["--output", "x", "--input", "a", "--input=b"], [f"--{name}=x", "--input_path=a", "--input_path=b"]):
+        assert cli.main(["train", *words]) == 0
+    assert heard[0] == heard[1]
+    assert heard[0] == (
+        "x", ["a", "b"], ["rave_tools", "train", f"--{name}=x", "--input_path=a", "--input_path=b"]
+    )  # fmt: skip
+    assert cli.main(["train"]) == 2
+    assert f"--{name} is required" in capsys.readouterr().err
+    assert cli.main(["train", "--help"]) == 0
+    text = capsys.readouterr().out
+    assert "Also --output." in text and "\n  --output VALUE" not in text
+
+
+def test_commands_say_what_ctrl_c_leaves() -> None:
+    for name in ("encode", "export", "evaluate", "generate"):
+        assert cli.load_command(name).INTERRUPTED.startswith("; ")
 
 
 def test_words_without_a_flag_reach_a_command_that_takes_them(toy: ModuleType) -> None:

@@ -1,5 +1,7 @@
 """Folders through a model: the same tree out, every file accounted for."""
 
+import shutil
+
 import numpy as np
 import pytest
 import soundfile
@@ -121,6 +123,44 @@ def test_any_channel_count_is_handled_and_said(file, model, rows, note):
     layout = lay_out(file, echo(model))
     assert (layout.rows, note in layout.note) == (rows, True)
     assert layout.arrange(torch.zeros(file, 7)).shape == (rows, model, 7)
+
+
+@pytest.mark.parametrize(("file", "model"), [(1, 4), (2, 4), (6, 4), (32, 25)])
+def test_channels_that_mean_places_are_never_made_up(tmp_path, file, model):
+    with pytest.raises(UserError, match=f"has {file} channel.*takes {model}"):
+        lay_out(file, echo(model))
+    write(tmp_path / "a.wav", channels=file)
+    (outcome,) = run(plan([str(tmp_path / "a.wav")], str(tmp_path / "out")), echo(model))
+    assert not outcome.written and f"takes {model}" in outcome.problem
+
+
+class OnFullDisk(soundfile.SoundFile):
+    """What libsndfile does where there is no room, while writing or for the last bytes."""
+
+    at_close = False
+
+    def write(self, data):
+        if not self.at_close:
+            raise soundfile.LibsndfileError(2)
+        super().write(data)
+
+    def close(self):
+        finished = self.mode == "w" and not self.closed
+        super().close()
+        if finished and self.at_close:
+            raise soundfile.LibsndfileError(2)
+
+
+@pytest.mark.parametrize("at_close", [False, True])
+def test_a_full_disk_is_called_by_its_name_and_leaves_no_half_file(tmp_path, monkeypatch, at_close):
+    write(tmp_path / "in" / "a.wav")
+    jobs = plan([str(tmp_path / "in")], str(tmp_path / "out"))
+    monkeypatch.setattr(OnFullDisk, "at_close", at_close)
+    monkeypatch.setattr(soundfile, "SoundFile", OnFullDisk)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
+    (outcome,) = run(jobs, echo())
+    assert "disk is full" in outcome.problem and not outcome.written
+    assert not list((tmp_path / "out").iterdir())
 
 
 def test_mono_model_with_two_outputs_mixes_down():
