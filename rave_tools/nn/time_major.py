@@ -15,6 +15,9 @@ from torch.nn import functional as F
 NARROW = 8
 """With fewer channels at either side, matrix products leave most lanes of a vector unit idle."""
 
+SHORT = 32
+"""Kernels up to this length are worth the copying of one channel's windows."""
+
 
 def pad(x: Tensor, left: int, right: int, mode: str) -> Tensor:
     """torch.nn.functional.pad over time, which keeps the order of memory: (B, C, T) -> (B, C, left + T + right)."""
@@ -46,6 +49,8 @@ def conv1d(
         if min(weight.shape[:2]) >= NARROW:
             return _Conv1d.apply(x, weight, bias, stride, dilation)
         return _convolve(x, weight, bias, stride, dilation)
+    if weight.shape[1] == 1 and dilation == 1 and weight.shape[2] <= SHORT:
+        return _one_channel(pad(x, left, right, mode), weight, bias, stride)
     extent = (weight.shape[2] - 1) * dilation
     windows = (left + x.shape[2] + right - extent - 1) // stride + 1
     head = -(-left // stride)
@@ -100,6 +105,17 @@ def _image(x: Tensor) -> Tensor:
 
 def _convolve(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int, dilation: int, padding: int = 0) -> Tensor:
     return F.conv2d(_image(x), _image(weight), bias, (1, stride), (0, padding), (1, dilation)).squeeze(2)
+
+
+def _one_channel(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:
+    """A convolution of one channel as one product of all windows, which are copied: oneDNN takes several times as long.
+
+    (B, 1, T) -> (B, C', T').
+    """
+    windows = x.squeeze(1).unfold(1, weight.shape[2], stride)
+    rows, matrix = windows.reshape(-1, weight.shape[2]), weight.squeeze(1).T
+    y = torch.mm(rows, matrix) if bias is None else torch.addmm(bias, rows, matrix)
+    return y.unflatten(0, windows.shape[:2]).transpose(1, 2)
 
 
 def _transpose(x: Tensor, weight: Tensor, bias: Tensor | None, stride: int) -> Tensor:

@@ -166,7 +166,8 @@ def test_descript(name: str, channels: int) -> None:
     for features, theirs in zip(scales, case["features"], strict=True):
         for mine, other in zip([*features.maps, features.logits], theirs, strict=True):
             assert list(mine.shape) == other["shape"]
-            close(mine.flatten()[:: facts["every"]], other["values"])
+            # A kept map may be a single small sum of large terms; processors round it 1.4e-5 apart.
+            close(mine.flatten()[:: facts["every"]], other["values"], 1e-4)
 
 
 def test_descript_has_the_size_of_the_peers() -> None:

@@ -213,7 +213,7 @@ def check_equal(pair, *, scripted, rows, tolerance, **how):
 @torch.no_grad()
 def test_equals_the_modules(pair):
     """Blocks in any order; three rows, then another number, which forgets."""
-    check_equal(pair, scripted=False, rows=(1, 3, 1), tolerance=5e-6)
+    check_equal(pair, scripted=False, rows=(1, 3, 1), tolerance=2e-5)
 
 
 @torch.no_grad()

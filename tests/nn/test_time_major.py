@@ -22,18 +22,23 @@ def instants_together(x: Tensor) -> bool:
     return x.transpose(1, 2).is_contiguous()
 
 
+@pytest.mark.parametrize("channels", [1, 8])
 @pytest.mark.parametrize("mode", ["constant", "reflect", "replicate"])
-def test_padding_and_all(mode: str) -> None:
+def test_padding_and_all(mode: str, channels: int) -> None:
     torch.manual_seed(0)
     cases = itertools.product((1, 3, 4, 7), (1, 2, 4), (1, 2), (9, 20, 41), (1, 2), (0, 2, 3, 6), (0, 1, 3, 6))
     for kernel, stride, dilation, length, rows, left, right in cases:
         if (stride > 1 and dilation > 1) or max(left, right) >= length or left + length + right <= (kernel - 1) * 2:
             continue
-        x, weight, bias = torch.randn(rows, 8, length), torch.randn(12, 8, kernel), torch.randn(12)
+        x, weight, bias = torch.randn(rows, channels, length), torch.randn(12, channels, kernel), torch.randn(12)
         expected = F.conv1d(F.pad(x, (left, right), mode), weight, bias, stride, 0, dilation)
         options = {"stride": stride, "dilation": dilation, "left": left, "right": right, "mode": mode}
         for given in (x, last(x)):
-            torch.testing.assert_close(time_major.conv1d(given, weight, bias, **options), expected, **CLOSE)
+            y = time_major.conv1d(given, weight, bias, **options)
+            torch.testing.assert_close(y, expected, **CLOSE)
+            assert instants_together(y) or channels > 1 or dilation > 1
+            without = time_major.conv1d(given, weight, None, **options) + bias[:, None]
+            torch.testing.assert_close(without, expected, **CLOSE)
 
 
 @pytest.mark.parametrize("channels", [(8, 16), (1, 32), (32, 1)])
