@@ -84,7 +84,7 @@ def export(
             raise ExportFailed(f"the file failed its verification and was not kept ({path}):\n  {reasons}")
 
     write(module, path, facts=prepared.facts, check=check)
-    warnings = prepared.warnings + odd_frames(prepared.facts)
+    warnings = prepared.warnings + odd_frames(prepared.facts) + too_slow(outcome[0].speed, prepared.facts)
     return Delivered(path, prepared.facts, outcome[0], path.stat().st_size, warnings)
 
 
@@ -95,6 +95,24 @@ def odd_frames(facts: HostFacts) -> list[str]:
     return [
         f"one latent frame is {facts.hop} samples, no power of two, and nn~ plays blocks of powers of two: forward "
         "takes them through its queue, one frame later; encode and decode cannot be objects of their own there"
+    ]
+
+
+def too_slow(speed: Speed | None, facts: HostFacts) -> list[str]:
+    """Whether this machine cannot play the file live, in all or in some sizes of blocks; nothing where it can."""
+    slow = [] if speed is None or not facts.streaming else [t for t in speed.times if t.real_time_factor >= 1]
+    if speed is None or not slow:
+        return []
+    best = min(speed.times, key=lambda times: times.real_time_factor)
+    if best in slow:
+        return [
+            f"too slow to play live on this machine: {best.real_time_factor:.1f} times the duration of a block at "
+            "best, with one thread; it needs a smaller model (CAPACITY) or a faster processor"
+        ]
+    sizes = " and ".join(str(times.hops * facts.hop) for times in slow)
+    return [
+        f"too slow to play live on this machine in blocks of {sizes} samples; blocks of {best.hops * facts.hop} take "
+        f"{best.real_time_factor:.2f} of their duration"
     ]
 
 

@@ -34,6 +34,9 @@ PROBE_SECONDS = 3.0
 BORDERS, SETTLING = 24, 4
 """Blocks whose borders are compared, and blocks played before them."""
 
+ROUNDING = 2e-6
+"""Share of the output's peak below which two outputs differ by rounding alone."""
+
 CLICK = 2.0
 FALLBACK_RATE = 44100
 Player = Callable[[Tensor], Tensor]
@@ -408,18 +411,20 @@ def latency(subject: Subject, rate: int) -> Iterator[Finding]:
     audio = 0.03 * noise(channels, length)
     struck = audio.clone()
     struck[..., ahead * ratio] += 0.9
-    response = in_blocks(player(subject), struck, [ratio]) - in_blocks(player(subject), audio, [ratio])
+    plain = in_blocks(player(subject), audio, [ratio])
+    response = in_blocks(player(subject), struck, [ratio]) - plain
     if not bool(torch.isfinite(response).all()):
         yield unknown("latency", "its response to an impulse is not finite", where="an impulse")
         return
     size = response.abs().amax((0, 1))
     peak = float(size.max())
     where = f"an impulse of 0.9 upon noise at -40 dB, {length} samples in blocks of {ratio}"
-    if peak < 1e-7:
+    faint = max(1e-7, ROUNDING * float(plain.abs().max()))
+    if peak < faint:
         reason = f"the response to an impulse is {20 * math.log10(max(peak, 1e-12)):.0f} dB at most"
         yield unknown("latency", f"{_say(announced, rate)}; {reason}", where=where)
         return
-    heard = torch.nonzero(size > peak * 10 ** (ONSET_DB / 20)).flatten() - ahead * ratio
+    heard = torch.nonzero(size > max(peak * 10 ** (ONSET_DB / 20), faint)).flatten() - ahead * ratio
     begins, ends = int(heard[0]), int(heard[-1])
     strongest = int(size.argmax()) - ahead * ratio
     text = f"{_say(announced, rate)}; an impulse is heard from {begins} to {ends} samples later "

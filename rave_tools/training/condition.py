@@ -13,7 +13,7 @@ from rave_tools.findings import Finding, unknown
 from rave_tools.training.adversary import Adversary
 from rave_tools.training.autoencoder import AutoencoderTrainingWrapper
 from rave_tools.training.latents import LatentAnalysis, keeps_analysis
-from rave_tools.training.posterior import ACTIVE_VARIANCE, DEAD_KL, Posterior, measure_posterior
+from rave_tools.training.posterior import ACTIVE_VARIANCE, DEAD_KL, STILL, Posterior, measure_posterior
 
 FIDELITIES = (0.8, 0.9, 0.95, 0.99, 0.999)
 CROPPED = 50.0
@@ -104,7 +104,9 @@ def judge_posterior(posterior: Posterior, codec: Autoencoder, *, where: str) -> 
             )]  # fmt: skip
         return [Finding("ok", "codebooks", seen, where=where)]
     dead, total = posterior.dead, len(posterior.variance)
+    drawn = posterior.divergence is not None
     thresholds = f"variance of the mean < {ACTIVE_VARIANCE} or kl < {DEAD_KL}"
+    thresholds = thresholds if drawn else f"variance at most {STILL:g} of the largest"
     seen = f"{total - len(dead)} of {total} latents carry signal, {len(dead)} are dead ({thresholds}; "
     seen += f"{posterior.frames} frames)"
     if posterior.divergence is not None:
@@ -112,11 +114,19 @@ def judge_posterior(posterior: Posterior, codec: Autoencoder, *, where: str) -> 
         seen += f"; kl {float(posterior.divergence.sum()):.3g} per frame, most in "
         pairs = zip(best.indices.tolist(), best.values.tolist(), strict=True)
         seen += ", ".join(f"{index} ({value:.2g})" for index, value in pairs)
+    if len(dead) == total and not drawn:
+        return [Finding(
+            "error", "dead latents", seen, "no latent changes with the sound", "begin anew with a lower learning rate",
+            where,
+        )]  # fmt: skip
     if len(dead) == total:
         return [Finding(
             "error", "posterior collapse", seen, "no latent says anything about the sound",
             "lower BETA_TARGET by ten, or warm it up more slowly (BETA_WARMUP)", where,
         )]  # fmt: skip
+    if dead and not drawn:
+        return [Finding("note", "dead latents", seen, "nothing holds them at the prior: they are of no use, or were "
+                        "never learnt", "fewer latents, or longer training", where)]  # fmt: skip
     if dead:
         return [Finding(
             "note", "dead latents", seen, "normal for a variational codec, which spends only what it needs; exports "

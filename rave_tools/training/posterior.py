@@ -13,6 +13,9 @@ ACTIVE_VARIANCE = 0.01
 """A latent whose mean varies less than this over the data is inactive (Burda, Grosse and Salakhutdinov, "Importance
 weighted autoencoders", 2016, section 4.2)."""
 
+STILL = 1e-6
+"""Without a prior, which sets a scale, a latent is dead whose variance is below this share of the largest one."""
+
 DEAD_KL = 0.02
 """A latent whose divergence is below this carries nothing: twice the nats per frame, as RAVE's penalty counts them."""
 
@@ -41,9 +44,10 @@ class Posterior:
     @property
     def dead(self) -> list[int]:
         """Latents that say nothing about the sound: their posterior is the prior, or their mean does not move."""
-        dead = self.variance < ACTIVE_VARIANCE
-        if self.divergence is not None:
-            dead = dead | (self.divergence < DEAD_KL)
+        if self.divergence is None:
+            dead = self.variance <= STILL * self.variance.max()
+        else:
+            dead = (self.variance < ACTIVE_VARIANCE) | (self.divergence < DEAD_KL)
         return [int(index) for index in torch.nonzero(dead).flatten()]
 
 

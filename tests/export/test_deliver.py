@@ -8,9 +8,10 @@ import torch
 from rave_tools import config
 from rave_tools.errors import UserError
 from rave_tools.export import deliver
-from rave_tools.export.deliver import ExportFailed, describe, export
+from rave_tools.export.deliver import ExportFailed, describe, export, too_slow
 from rave_tools.export.nn_tilde import FACTS_FILE, LABELS, NUMBERS
 from rave_tools.export.prepare import ExportOptions, prepare
+from rave_tools.export.speed import BlockTimes, Speed
 from rave_tools.export.verify import make_quiet, play
 from rave_tools.nn.normalization import SWITCHES
 from tests.loud import make_loud
@@ -50,6 +51,18 @@ def test_codes_in_a_space_of_their_own(tmp_path):
     codec = config.load(["discrete"], [*sizes, "ResidualVectorQuantization.codebook_dim = 2"]).build("CODEC").eval()
     make_loud(codec)
     assert make_file(tmp_path, codec).verification.passed
+
+
+@pytest.mark.parametrize(("factors", "said"), [
+    ((0.3, 0.2), None),
+    ((1.5, 0.8), "in blocks of 64 samples; blocks of 128 take 0.80 of their duration"),
+    ((7.7, 3.9), "too slow to play live on this machine: 3.9 times the duration of a block at best"),
+])  # fmt: skip
+def test_a_file_that_no_host_here_can_play_says_so(mono, factors, said):
+    times = tuple(BlockTimes(i + 1, 0.01, 0.01 * factor, 0.02, 20) for i, factor in enumerate(factors))
+    warnings = too_slow(Speed(0.1, (0.1,), 0.01, times), mono.facts)
+    assert mono.facts.hop == 64 and (said in warnings[0] if said else not warnings)
+    assert not too_slow(None, mono.facts)
 
 
 @pytest.fixture(scope="module")

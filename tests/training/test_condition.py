@@ -78,6 +78,16 @@ def test_dead_latents_are_a_note_and_all_dead_an_error(sound):
     assert collapsed[0].severity == "error" and collapsed[0].subject == "posterior collapse"
 
 
+def test_without_a_prior_the_scale_of_the_latents_is_their_own(sound):
+    still = [0.0] * 4
+    quiet = check_latents(Known([1e-3, 2e-3, 1e-3, 3e-3], still), sound, why_none="", where="sound")[0]
+    assert quiet.severity == "ok" and quiet.seen.startswith("4 of 4 latents carry signal")
+    some = check_latents(Known([1e-3, 1.0, 0.0, 1e-4], still), sound, why_none="", where="sound")[0]
+    assert some.severity == "note" and some.seen.startswith("2 of 4") and "BETA" not in (some.mend or "")
+    none = check_latents(Known([0.0] * 4, still), sound, why_none="", where="sound")[0]
+    assert (none.severity, none.subject) == ("error", "dead latents") and "BETA" not in none.mend
+
+
 def test_fidelity_counts_axes_of_equal_and_unequal_variance():
     torch.manual_seed(0)
     codec = ToyCodec()
