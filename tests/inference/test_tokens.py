@@ -42,7 +42,7 @@ def test_parts_equal_one_pass(name):
         torch.testing.assert_close(kept, latent.z, atol=1e-5, rtol=0)
     sound = torch.cat(list(tokenizer.decode(kept.split(100, -1), samples=samples, scales=None)), -1)
     expected = codec.from_bands(codec.decode_latent(latent))[..., :samples]
-    torch.testing.assert_close(sound, expected, atol=1e-5, rtol=0)
+    torch.testing.assert_close(sound, expected, atol=5e-5, rtol=0)
     assert sound.std() > 1e-2
 
 
