@@ -90,6 +90,11 @@ class PlainConvTranspose1d(WeightNormed, nn.ConvTranspose1d):
         """(B, C, T) -> (B, C', (T - 1) stride + kernel_size)."""
         return F.conv_transpose1d(x, self.kernel(), self.bias, self.stride)
 
+    def fold_weight_norm(self) -> None:
+        """Store the weight itself from now on, as it is read."""
+        super().fold_weight_norm()
+        self.weight.data = time_major.together(self.weight.data)
+
 
 class SpectralConvTranspose1d(SpectralNormed, nn.ConvTranspose1d):
     """torch.nn.ConvTranspose1d with spectral normalisation inside."""

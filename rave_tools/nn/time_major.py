@@ -82,6 +82,11 @@ def conv_transpose1d(
     return _transpose(x, weight, bias, stride)[..., left : left + length]
 
 
+def together(weight: Tensor) -> Tensor:
+    """The same weight (O, I, K) in the order that these functions read, so that no call has to bring it there."""
+    return weight.transpose(1, 2).contiguous().transpose(1, 2)
+
+
 def suits(*tensors: Tensor) -> bool:
     """Whether this order of memory is of use, and known to be exact."""
     if torch.jit.is_scripting() or torch.jit.is_tracing() or torch.compiler.is_compiling():
