@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
 from rave_tools import config  # noqa: E402
-from rave_tools.nn.conv import fold_weight_norm  # noqa: E402
+from rave_tools.nn.padded_conv import fold_to_play  # noqa: E402
 from rave_tools.training import run  # noqa: E402
 from rave_tools.training.memory import keep_freed_memory  # noqa: E402
 
@@ -82,7 +82,7 @@ def measure(options: argparse.Namespace, folder: Path, peer: subprocess.Popen[st
     """Seconds of each round: our encode and decode, the peer's encode and decode."""
     codec = config.load(["encodec_24khz"], []).build_argument(run.train, "wrapper").codec.eval()
     codec.load_state_dict(torch.load(folder / "weights.pt", weights_only=True), strict=False)
-    fold_weight_norm(codec)
+    fold_to_play(codec)
     codec.set_bandwidth(options.kbps)
     x = torch.load(folder / "x.pt", weights_only=True)
     codes, sound = torch.load(folder / "expected.pt", weights_only=True)

@@ -4,6 +4,7 @@ Heavy modules load inside a subcommand's ``run``, so that ``--help`` answers at 
 """
 
 import difflib
+import errno
 import importlib
 import logging
 import os
@@ -99,6 +100,8 @@ def _run(command: str, module: ModuleType, words: list[str]) -> int:
         raise
     except OSError as error:
         # What the system refuses about a named file is for the person; anything else is a mistake of ours.
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
+            return _mendable(f"the disk is full ({error.filename or error.strerror}); free some space", flags)
         if error.filename is None:
             raise
         return _mendable(f"{error.filename}: {error.strerror or error}", flags)

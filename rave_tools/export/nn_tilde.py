@@ -16,6 +16,7 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
+from rave_tools.errors import UserError
 from rave_tools.export.player import HostFacts, Player
 from rave_tools.export.step import FIRST_SWITCH, NOISE, TEMPERATURE
 from rave_tools.nn.normalization import SWITCHES
@@ -320,6 +321,9 @@ def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check
         path: ends in ``.ts``.
         facts: stored beside the model as ``rave_tools.json``, for tools that read the archive without running it.
         check: raises when the file must not be kept.
+
+    Raises:
+        UserError: there is no room for it, or no permission.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.stem}.{os.getpid()}.part.ts")
@@ -327,7 +331,10 @@ def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check
         # By way of memory: on a full disk torch's own writing ends the process.
         archive = io.BytesIO()
         torch.jit.save(module, archive, _extra_files={FACTS_FILE: json.dumps(asdict(facts))})
-        passing.write_bytes(archive.getbuffer())
+        try:
+            passing.write_bytes(archive.getbuffer())
+        except OSError as error:
+            raise UserError(f"{path}: cannot be written: {error.strerror or error}; nothing was kept") from error
         check(passing)
         passing.replace(path)
     finally:

@@ -214,7 +214,10 @@ class WavWriter:
                 str(self.passing), "w", sample_rate, channels, subtype=subtype, format=container
             )
         except (soundfile.LibsndfileError, OSError) as error:
-            raise self._refused(error) from error
+            refusal = self._refused(error)
+            with contextlib.suppress(OSError):  # an empty file, where there was no room for a header
+                self.passing.unlink(missing_ok=True)
+            raise refusal from error
 
     def _refused(self, error: Exception) -> UserError:
         """Why the file is not there."""

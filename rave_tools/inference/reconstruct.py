@@ -11,6 +11,7 @@ from rave_tools.codec.autoencoder import Autoencoder
 from rave_tools.codec.compression import CompressionModel
 from rave_tools.codec.segments import cut_segments, overlap_add
 from rave_tools.nn.conv import fold_weight_norm
+from rave_tools.nn.padded_conv import fold_to_play
 from rave_tools.nn.recurrent import GRU, LSTM
 from rave_tools.nn.streaming import reset, streaming
 
@@ -96,10 +97,11 @@ def machine_of(codec: Autoencoder, *, live: bool, temperature: float = 0.0, devi
     offset = latency = 0
     if live:
         twin, info = streaming(codec, codec.hop)
+        fold_weight_norm(twin)
         offset, latency = info.offset, info.latency
     else:
-        twin = copy.deepcopy(codec).eval()
-    twin = fold_weight_norm(twin).requires_grad_(False).to(device)
+        twin = fold_to_play(copy.deepcopy(codec).eval())
+    twin = twin.requires_grad_(False).to(device)
 
     segments = None if live else segments_of(codec)
 

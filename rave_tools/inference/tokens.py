@@ -39,7 +39,7 @@ from rave_tools.inference.reconstruct import (
     overlapped,
     segments_of,
 )
-from rave_tools.nn.conv import fold_weight_norm
+from rave_tools.nn.padded_conv import fold_to_play
 
 DTYPES = ("float32", "float16")
 
@@ -92,7 +92,7 @@ class Tokenizer:
         self.hop = codec.hop
         self.segments = segments_of(codec)
         self.chunk = max(1, chunk // self.hop)
-        self.codec = fold_weight_norm(copy.deepcopy(codec).eval()).requires_grad_(False).to(device)
+        self.codec = fold_to_play(copy.deepcopy(codec).eval()).requires_grad_(False).to(device)
         self._field: tuple[int, int] | None = None
         self._measured = lambda: context_of(codec)
 

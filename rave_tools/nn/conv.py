@@ -13,7 +13,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rave_tools.nn.streaming import Memory, Stateful, Streamable
-from rave_tools.nn.time_major import together
 
 PADDINGS = ("centered", "causal", "anticausal")
 NORMALIZATIONS = ("identity", "weight_norm")
@@ -196,11 +195,6 @@ class PlainConv1d(WeightNormed, nn.Conv1d):
     def forward(self, x: Tensor) -> Tensor:
         """(B, C, T) -> (B, C', T')."""
         return F.conv1d(x, self.kernel(), self.bias, self.stride, self.padding, self.dilation, self.groups)
-
-    def fold_weight_norm(self) -> None:
-        """Store the weight itself from now on, as it is read."""
-        super().fold_weight_norm()
-        self.weight.data = together(self.weight.data)
 
 
 class Conv2d(WeightNormed, nn.Conv2d):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from rave_tools.nn import time_major
-from rave_tools.nn.conv import PlainConv1d, WeightNormed
+from rave_tools.nn.conv import PlainConv1d, WeightNormed, fold_weight_norm
 from rave_tools.nn.streaming import Memory, NotStreamable, Stateful, Streamable
 
 Norm = Literal["none", "weight_norm", "spectral_norm", "time_group_norm"]
@@ -89,11 +89,6 @@ class PlainConvTranspose1d(WeightNormed, nn.ConvTranspose1d):
     def forward(self, x: Tensor) -> Tensor:  # type: ignore[override]
         """(B, C, T) -> (B, C', (T - 1) stride + kernel_size)."""
         return F.conv_transpose1d(x, self.kernel(), self.bias, self.stride)
-
-    def fold_weight_norm(self) -> None:
-        """Store the weight itself from now on, as it is read."""
-        super().fold_weight_norm()
-        self.weight.data = time_major.together(self.weight.data)
 
 
 class SpectralConvTranspose1d(SpectralNormed, nn.ConvTranspose1d):
@@ -173,6 +168,19 @@ class NormConvTranspose1d(nn.Module):
         whole = (x.shape[2] - 1) * layer.stride[0] + layer.kernel_size[0]
         y = time_major.conv_transpose1d(x, layer.kernel(), layer.bias, stride=layer.stride[0], length=whole)
         return normalize_over_time(self.norm, y)[..., left : left + length]
+
+
+def fold_to_play(model: nn.Module) -> nn.Module:
+    """Fold every normalised weight of a model in place, and lay those of padded convolutions as they are read.
+
+    Outputs do not change. Not for streams and exports, which read weights in torch's own order.
+    """
+    fold_weight_norm(model)
+    for module in model.modules():
+        if isinstance(module, (NormConv1d, NormConvTranspose1d)):
+            layer = module.conv if isinstance(module, NormConv1d) else module.convtr
+            layer.weight.data = time_major.together(layer.weight.data)
+    return model
 
 
 class StreamableConv1d(nn.Module, Streamable):

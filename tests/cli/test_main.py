@@ -1,5 +1,6 @@
 """The command as a user types it: help, wrong words, errors and exit codes."""
 
+import errno
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,15 @@ def test_a_file_that_the_system_refuses_is_named(toy: ModuleType, capsys: pytest
     assert capsys.readouterr().err == "error: /no/such/file: No such file or directory\n"
     assert cli.main(["train", "--db_path", "x", "--traceback"]) == 1
     assert "Traceback" in capsys.readouterr().err
+
+
+def test_a_full_disk_needs_no_name(toy: ModuleType, capsys: pytest.CaptureFixture[str]) -> None:
+    def run(flags: absl_flags.FlagValues) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    toy.run = run
+    assert cli.main(["train", "--db_path", "x"]) == 1
+    assert capsys.readouterr().err == "error: the disk is full (No space left on device); free some space\n"
 
 
 def test_ctrl_c_in_a_real_process(tmp_path: Path) -> None:

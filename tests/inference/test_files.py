@@ -135,27 +135,33 @@ def test_channels_that_mean_places_are_never_made_up(tmp_path, file, model):
 
 
 class OnFullDisk(soundfile.SoundFile):
-    """What libsndfile does where there is no room, while writing or for the last bytes."""
+    """What libsndfile does where there is no room: for a header, while writing, or for the last bytes."""
 
-    at_close = False
+    when = ""
+
+    def __init__(self, *given, **named):
+        super().__init__(*given, **named)
+        if self.mode == "w" and self.when == "opened":
+            self.close()
+            raise soundfile.LibsndfileError(2)
 
     def write(self, data):
-        if not self.at_close:
+        if self.when == "written":
             raise soundfile.LibsndfileError(2)
         super().write(data)
 
     def close(self):
         finished = self.mode == "w" and not self.closed
         super().close()
-        if finished and self.at_close:
+        if finished and self.when == "closed":
             raise soundfile.LibsndfileError(2)
 
 
-@pytest.mark.parametrize("at_close", [False, True])
-def test_a_full_disk_is_called_by_its_name_and_leaves_no_half_file(tmp_path, monkeypatch, at_close):
+@pytest.mark.parametrize("when", ["opened", "written", "closed"])
+def test_a_full_disk_is_called_by_its_name_and_leaves_no_half_file(tmp_path, monkeypatch, when):
     write(tmp_path / "in" / "a.wav")
     jobs = plan([str(tmp_path / "in")], str(tmp_path / "out"))
-    monkeypatch.setattr(OnFullDisk, "at_close", at_close)
+    monkeypatch.setattr(OnFullDisk, "when", when)
     monkeypatch.setattr(soundfile, "SoundFile", OnFullDisk)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 100, 0))
     (outcome,) = run(jobs, echo())

@@ -8,8 +8,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from rave_tools.nn import time_major
-from rave_tools.nn.conv import fold_weight_norm
-from rave_tools.nn.padded_conv import StreamableConv1d, StreamableConvTranspose1d
+from rave_tools.nn.padded_conv import StreamableConv1d, StreamableConvTranspose1d, fold_to_play
 
 CLOSE = {"atol": 1e-4, "rtol": 1e-4}
 
@@ -137,7 +136,7 @@ def test_folded_weights_lie_as_they_are_read(kind: type) -> None:
     torch.manual_seed(0)
     layer, x = kind(8, 12, 6, stride=3, norm="weight_norm"), torch.randn(2, 8, 30)
     before = layer(x)
-    fold_weight_norm(layer)
+    fold_to_play(layer)
     (weight,) = (value for name, value in layer.named_parameters() if name.endswith("weight"))
     assert instants_together(weight)
     torch.testing.assert_close(layer(x), before)
