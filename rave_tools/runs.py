@@ -15,6 +15,7 @@ import errno
 import os
 import pickle
 import shlex
+import shutil
 import subprocess
 import tempfile
 import zipfile
@@ -73,6 +74,11 @@ class RunDirectory:
         except OSError as error:
             raise RunError(f"cannot make the run folder {self.path}: {_reason(error)}") from error
         return self
+
+    def discard(self) -> None:
+        """Remove a run that never began: one without checkpoints and curves. Any other stays."""
+        if not self.existing() and not list(self.path.glob("*tfevents*")):
+            shutil.rmtree(self.path, ignore_errors=True)
 
     def existing(self) -> list[Path]:
         """The checkpoints, newest first."""

@@ -1,6 +1,7 @@
 """Runs on disk: what is opened, what is refused, and that an interrupted write costs nothing."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -127,6 +128,17 @@ def test_a_write_that_does_not_fit_keeps_the_one_before(run: runs.RunDirectory) 
     assert "cannot write" in done.stdout and "the one before is kept" in done.stdout
     assert runs.open_run(run.path).step == 12
     assert [path.name for path in run.checkpoints.iterdir()] == ["last.ckpt"], "nothing half-written is left behind"
+
+
+def test_only_a_run_that_never_began_is_discarded(tmp_path: Path) -> None:
+    for name, kept in (("nothing", False), ("checkpoints/last.ckpt", True), ("events.out.tfevents.1.vm.2.0", True)):
+        folder = runs.RunDirectory(tmp_path / "run").create()
+        folder.write_config("A = 1")
+        if kept:
+            (folder.path / name).write_bytes(b"x")
+        folder.discard()
+        assert folder.path.exists() is kept
+        shutil.rmtree(folder.path, ignore_errors=True)
 
 
 def test_a_full_disk_is_called_by_its_name(run: runs.RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:

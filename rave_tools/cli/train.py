@@ -102,6 +102,7 @@ def run(flags: absl_flags.FlagValues) -> int:
         torch.set_flush_denormal(True)
     text = loaded.operative(train, **settings)
     facts = _facts(values, model, opened)
+    fresh = first and not folder.path.exists()
     data = training_data.build(values, loaded, workers=flags["workers"].value, run=folder.path)
     torch.manual_seed(values["seed"])
     if first:
@@ -129,6 +130,10 @@ def run(flags: absl_flags.FlagValues) -> int:
         saved = f"the checkpoint is in {folder.checkpoints}" if stopped.saved else "without saving"
         report(f"stopped at step {stopped.step}, {saved}; go on with: rave_tools train --resume {folder.path}")
         return 128 + stopped.signum
+    except UserError:
+        if fresh:
+            folder.discard()
+        raise
     codec = facts.get("model")
     way = f"--run {codec} --prior {folder.path}" if codec else f"--run {folder.path} --streaming"
     report(

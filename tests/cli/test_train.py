@@ -136,6 +136,7 @@ def test_mistakes_get_one_line(words, message, database, tmp_path, capsys):
     assert main(["train", *small, *given, *cpu, "--out_path", str(tmp_path), *words]) == 1
     error = capsys.readouterr().err.strip()
     assert message in error and error.startswith("error: ") and len(error.splitlines()) == 1
+    assert not (tmp_path / "x").exists()
 
 
 def test_a_misspelt_flag_gets_a_hint(capsys):
