@@ -36,7 +36,7 @@ def test_parts_equal_one_pass(name):
     assert len(blocks) > 10 and tokenizer.frames(samples) == [kept.shape[-1]]
     if kind == "codes":
         # Random codebooks hold codes that are the same but for rounding, which then decides between them.
-        assert (kept == latent.codes).float().mean() > 0.99 and len(kept.unique()) > 8
+        assert (kept == latent.codes).float().mean() > 0.9 and len(kept.unique()) > 8
         torch.testing.assert_close(codec.dequantize(kept), codec.dequantize(latent.codes), atol=1e-6, rtol=0)
     else:
         torch.testing.assert_close(kept, latent.z, atol=1e-5, rtol=0)
