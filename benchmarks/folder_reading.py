@@ -12,9 +12,9 @@ Ours: `OpenFiles.read` of the column. Reported, but not judged, is what a row of
 copy the bytes of the second and do nothing with them, which no reading through `read` can beat; and the ratio in
 processor time, which depends least on what else runs: 5 ms are interrupted by other processes more often than 0.7.
 
-Exits with 1 if ours is not 5 times as fast, if it takes more than 2.5 times as long as copying the bytes and nothing
-else, if a sample differs, or if reading adds more than 64 MB to the memory. 20 times as fast was asked for; whether a
-machine reaches it is printed, and docs/data.md says why those at hand do not.
+Exits with 1 if ours is not 20 times as fast (docs/data.md says why the machines at hand do not reach that), and with 2
+if something is broken: not even 5 times as fast, more than 2.5 times as long as copying the bytes and nothing else, a
+sample that differs, or more than 64 MB that reading adds to the memory.
 """
 
 import argparse
@@ -119,7 +119,8 @@ def compare(place: Layout, rounds: int) -> tuple[float, float]:
                 spent[name].append(time.perf_counter() - began)
                 worked[name].append(time.process_time() - busy)
         if not np.array_equal(heard["ours"], heard["baseline"]):
-            raise SystemExit(f"sample {start}, channel {channel}: the two sides do not read the same")
+            print(f"sample {start}, channel {channel}: the two sides do not read the same")
+            raise SystemExit(2)
     theirs.close()
     plain.close()
     files.close()
@@ -151,12 +152,14 @@ def main() -> int:
         ratio, slack = compare(place, options.rounds)
     reached = "reached" if ratio >= ASKED else "not reached"
     print(
-        f"a second of one of {CHANNELS} channels: {ratio:.1f}x as fast as decoding all (floor {FLOOR:.0f}x; the "
-        f"{ASKED:.0f}x that were asked for are {reached})"
+        f"a second of one of {CHANNELS} channels: {ratio:.1f}x as fast as decoding all (the floor of {ASKED:.0f}x "
+        f"is {reached}; broken below {FLOOR:.0f}x)"
     )
     print(f"it takes {slack:.2f} times as long as copying the bytes (at most {SLACK})")
     print(f"memory: {10 * options.rounds} readings add at most {grown:.1f} MB (allowed {MEMORY_MB:.0f} MB)")
-    return 0 if ratio >= FLOOR and slack <= SLACK and grown <= MEMORY_MB else 1
+    if ratio < FLOOR or slack > SLACK or grown > MEMORY_MB:
+        return 2
+    return 0 if ratio >= ASKED else 1
 
 
 if __name__ == "__main__":

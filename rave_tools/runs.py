@@ -259,6 +259,11 @@ def write_text(path: Path, text: str) -> None:
     _replace(path, lambda stream: stream.write(text.encode("utf-8")), "")
 
 
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
+    """Write a file atomically, as `write_text`."""
+    _replace(path, lambda stream: stream.write(data), "")
+
+
 def commit() -> str | None:
     """The commit of the checkout that the package runs from, with ``+`` if it has changes; None elsewhere."""
     folder = Path(__file__).resolve().parent

@@ -16,10 +16,10 @@ from typing import Union
 import torch
 from torch import Tensor, nn
 
-from rave_tools.errors import UserError
 from rave_tools.export.player import HostFacts, Player
 from rave_tools.export.step import FIRST_SWITCH, NOISE, TEMPERATURE
 from rave_tools.nn.normalization import SWITCHES
+from rave_tools.runs import write_bytes
 
 BOOL, INT, FLOAT = 0, 1, 2
 """Type codes of ``ATTRIBUTE_params``."""
@@ -323,7 +323,7 @@ def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check
         check: raises when the file must not be kept.
 
     Raises:
-        UserError: there is no room for it, or no permission.
+        RunError: there is no room for it, or no permission.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     passing = path.with_name(f".{path.stem}.{os.getpid()}.part.ts")
@@ -331,10 +331,7 @@ def write(module: torch.jit.ScriptModule, path: Path, *, facts: HostFacts, check
         # By way of memory: on a full disk torch's own writing ends the process.
         archive = io.BytesIO()
         torch.jit.save(module, archive, _extra_files={FACTS_FILE: json.dumps(asdict(facts))})
-        try:
-            passing.write_bytes(archive.getbuffer())
-        except OSError as error:
-            raise UserError(f"{path}: cannot be written: {error.strerror or error}; nothing was kept") from error
+        write_bytes(passing, archive.getbuffer())
         check(passing)
         passing.replace(path)
     finally:

@@ -23,6 +23,7 @@ from rave_tools.export.stateless import (
     refuse_options,
 )
 from rave_tools.export.verify import Verification
+from rave_tools.runs import write_bytes
 
 
 def load_program(path: Path) -> Run:
@@ -85,7 +86,7 @@ def export_program(
         # By way of memory: on a full disk torch's own writing ends the process.
         archive = io.BytesIO()
         torch.export.save(program, archive, extra_files={FACTS_FILE: text})
-        passing.write_bytes(archive.getbuffer())
+        write_bytes(passing, archive.getbuffer())
 
     def check(passing: dict[str, Path]) -> None:
         tell("verifying the saved files against the plain model")

@@ -175,14 +175,14 @@ def lay_out(file_channels: int, machine: Machine) -> Layout:
     model = machine.channels
     if file_channels == model:
         return Layout(1, "", lambda x: x[None])
-    if model > STEREO and file_channels % model:
-        raise UserError(f"has {file_channels} channel{'s' * (file_channels > 1)}, and the model takes {model}")
-    if file_channels < model:
-        return Layout(1, f"1 channel repeated to {model}", lambda x: x.repeat(model, 1)[None])
     if file_channels % model == 0 and machine.out_channels == model:
         rows = file_channels // model
         each = "each channel" if model == 1 else f"each {model} channels"
         return Layout(rows, f"{file_channels} channels: {each} on its own", lambda x: x.reshape(rows, model, -1))
+    if model > STEREO:
+        raise UserError(f"has {file_channels} channel{'s' * (file_channels > 1)}, and the model takes {model}")
+    if file_channels < model:
+        return Layout(1, f"1 channel repeated to {model}", lambda x: x.repeat(model, 1)[None])
     if model == 1:
         return Layout(1, f"{file_channels} channels mixed to 1", lambda x: x.mean(0, keepdim=True)[None])
     return Layout(1, f"first {model} of {file_channels} channels", lambda x: x[:model][None])

@@ -167,7 +167,7 @@ def test_descript(name: str, channels: int) -> None:
         for mine, other in zip([*features.maps, features.logits], theirs, strict=True):
             assert list(mine.shape) == other["shape"]
             # A kept map may be a single small sum of large terms; processors round it 1.4e-5 apart.
-            close(mine.flatten()[:: facts["every"]], other["values"], 1e-4)
+            close(mine.flatten()[:: facts["every"]], other["values"], 5e-5)
 
 
 def test_descript_has_the_size_of_the_peers() -> None:

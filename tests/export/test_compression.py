@@ -1,6 +1,8 @@
 """Codecs on the waveform as files for hosts: codes or latents as signals, streams that equal the plain model."""
 
 import errno
+import os
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -12,6 +14,7 @@ from rave_tools.errors import UserError
 from rave_tools.export.deliver import Delivered, ExportOptions, export
 from rave_tools.export.plain import PlainModel
 from rave_tools.export.prepare import assemble
+from rave_tools.export.program import export_program
 from rave_tools.export.verify import play
 from tests.loud import make_loud
 
@@ -125,14 +128,15 @@ def test_latents_without_a_distribution_are_all_shown() -> None:
     assert assemble(model, ExportOptions(fidelity=0.95)).facts.latent_size == 1
 
 
-def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path, monkeypatch) -> None:
-    def full(self: Path, data: object) -> int:
-        self.touch()
+@pytest.mark.parametrize("write", [export, partial(export_program, block=8)])
+def test_a_full_disk_is_an_error_and_leaves_nothing(write, tmp_path, monkeypatch) -> None:
+    def full(descriptor: int) -> None:
         raise OSError(errno.ENOSPC, "No space left on device")
 
-    monkeypatch.setattr(Path, "write_bytes", full)
-    with pytest.raises(UserError, match=r"codec.ts: cannot be written: No space left"):
-        export(codec("encodec_baseline", *SMALL), tmp_path / "codec.ts", options=ExportOptions(), time_it=False)
+    model = codec("encodec_baseline", *SMALL)
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(UserError, match="the disk is full; free some space"):
+        write(model, tmp_path / "codec.ts", options=ExportOptions(), time_it=False)
     assert not list(tmp_path.iterdir())
 
 

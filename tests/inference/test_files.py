@@ -169,6 +169,12 @@ def test_a_full_disk_is_called_by_its_name_and_leaves_no_half_file(tmp_path, mon
     assert not list((tmp_path / "out").iterdir())
 
 
+def test_no_channel_of_a_model_of_many_is_left_out():
+    assert lay_out(8, echo(4)).rows == 2
+    with pytest.raises(UserError, match="has 8 channels, and the model takes 4"):
+        lay_out(8, echo(4, out_channels=1))
+
+
 def test_mono_model_with_two_outputs_mixes_down():
     layout = lay_out(2, echo(1, out_channels=2))
     assert layout.rows == 1 and "mixed" in layout.note
